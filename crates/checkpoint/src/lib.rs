@@ -1,0 +1,1 @@
+//! Diffusers model folders: configs, safetensors, load reports, saving.

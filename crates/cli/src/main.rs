@@ -1,0 +1,2 @@
+//! i2vgen
+fn main() {}

@@ -1,0 +1,1 @@
+//! CLIP text and vision towers, tokenizer and image processor.

@@ -1,0 +1,1 @@
+//! A small trained I2VGen-XL checkpoint, embedded.

@@ -1,0 +1,100 @@
+//! Convolutions over channels-last tensors.
+
+use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
+
+/// Zero padding on each side of an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Rows above.
+    pub top: usize,
+    /// Columns on the left.
+    pub left: usize,
+    /// Rows below.
+    pub bottom: usize,
+    /// Columns on the right.
+    pub right: usize,
+}
+
+impl Padding {
+    /// The same padding on all four sides.
+    pub const fn same(n: usize) -> Self {
+        Self {
+            top: n,
+            left: n,
+            bottom: n,
+            right: n,
+        }
+    }
+}
+
+/// 2-D convolution with square stride.
+///
+/// # Shapes
+/// `x [n, h, w, in]`, `weight [out, in, kh, kw]`, `bias [r, out]` → `[n, h', w', out]`, where `r` divides `n` and row `i`
+/// of the bias is added to the `n / r` consecutive images from `i · n / r` on (`r = 1`: one bias for all).
+pub fn conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 2>>,
+    stride: usize,
+    padding: Padding,
+) -> Tensor<B, 4> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::try_conv2d(x, &weight, bias.as_ref(), stride, padding) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    let Padding {
+        top,
+        left,
+        bottom,
+        right,
+    } = padding;
+    let x = x.permute([0, 3, 1, 2]);
+    let (x, symmetric) = if top == bottom && left == right {
+        (x, [top, left])
+    } else {
+        (x.pad((left, right, top, bottom), 0.0), [0, 0])
+    };
+    let options = ConvOptions::new([stride, stride], symmetric, [1, 1], 1);
+    let y = module::conv2d(x, weight, None, options).permute([0, 2, 3, 1]);
+    match bias {
+        Some(bias) => {
+            let [n, h, w, c] = y.dims();
+            let [r, _] = bias.dims();
+            let y = y.reshape([r, n / r * h * w, c]) + bias.unsqueeze_dim(1);
+            y.reshape([n, h, w, c])
+        }
+        None => y,
+    }
+}
+
+/// Convolution with kernel 3 and zero padding 1 along the frame axis (PyTorch's `Conv3d` with kernel `(3, 1, 1)`).
+///
+/// Computed as three matrix products over shifted frames, which every backend does well.
+///
+/// # Shapes
+/// `x [b, f, s, in]`, `weight [out, in, 3, 1, 1]`, `bias [out]` → `[b, f, s, out]`
+pub fn frame_conv<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, 4> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::try_frame_conv(x, &weight, &bias) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    let [b, f, s, c] = x.dims();
+    let [out, ..] = weight.dims();
+    let taps = weight.reshape([out, c, 3]).permute([2, 1, 0]);
+    let tap = |i: usize| taps.clone().narrow(0, i, 1).unsqueeze::<4>();
+    let mut y = x.clone().matmul(tap(1)) + bias.unsqueeze();
+    if f > 1 {
+        let edge = Tensor::zeros([b, 1, s, c], (&x.device(), x.dtype()));
+        let before = Tensor::cat(vec![edge.clone(), x.clone().narrow(1, 0, f - 1)], 1);
+        let after = Tensor::cat(vec![x.narrow(1, 1, f - 1), edge], 1);
+        y = y + before.matmul(tap(0)) + after.matmul(tap(2));
+    }
+    y
+}

@@ -1,0 +1,71 @@
+//! Hand-written kernels for burn's CPU backend.
+//!
+//! A `try_*` function takes a generic tensor, and if its backend is `Flex` and its dtype f32 runs the kernel; otherwise
+//! it hands the tensor back and the caller composes burn operations. The kernels see plain slices. They split work in
+//! parts of fixed size, so results do not depend on the number of threads.
+
+pub(crate) mod activation;
+mod attention;
+mod conv;
+mod gemm;
+mod linear;
+mod math;
+mod norm;
+mod resize;
+
+pub(crate) use activation::{try_geglu, try_unary};
+pub(crate) use attention::{try_attention, try_frame_attention};
+pub(crate) use conv::{try_conv2d, try_frame_conv};
+pub(crate) use linear::try_linear;
+pub(crate) use norm::{try_group_norm, try_layer_norm};
+pub(crate) use resize::try_nearest_resize;
+
+use std::any::{Any, TypeId};
+
+use burn::tensor::{
+    Bytes, DType, Shape, Tensor, TensorPrimitive,
+    backend::{Backend, BackendTypes},
+};
+use burn_flex::{Flex, FlexTensor, Layout};
+
+/// Whether the kernels may run on this tensor.
+fn eligible<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
+    TypeId::of::<B>() == TypeId::of::<Flex>() && x.dtype() == DType::F32
+}
+
+/// The Flex tensor inside a generic one, contiguous. Only call it on an [`eligible`] tensor.
+fn unwrap<B: Backend, const D: usize>(x: Tensor<B, D>) -> FlexTensor {
+    let mut slot = Some(x.into_primitive().tensor());
+    let any: &mut dyn Any = &mut slot;
+    let flex = any
+        .downcast_mut::<Option<FlexTensor>>()
+        .and_then(Option::take);
+    flex.expect("the backend's type was checked")
+        .to_contiguous()
+}
+
+/// Back to a generic tensor; `B` is `Flex`.
+fn wrap<B: Backend, const D: usize>(x: FlexTensor) -> Tensor<B, D> {
+    let mut slot = Some(x);
+    let any: &mut dyn Any = &mut slot;
+    let primitive = any
+        .downcast_mut::<Option<<B as BackendTypes>::FloatTensorPrimitive>>()
+        .and_then(Option::take);
+    Tensor::from_primitive(TensorPrimitive::Float(
+        primitive.expect("the backend's type was checked"),
+    ))
+}
+
+/// A new contiguous tensor around `data`.
+fn from_vec<B: Backend, const D: usize>(data: Vec<f32>, dims: [usize; D]) -> Tensor<B, D> {
+    let layout = Layout::contiguous(Shape::from(dims));
+    wrap(FlexTensor::new(Bytes::from_elems(data), layout, DType::F32))
+}
+
+/// The values of a contiguous f32 tensor.
+fn values(x: &FlexTensor) -> &[f32] {
+    x.storage::<f32>()
+}
+
+/// Every part of work that one thread takes at once has about this many elements.
+const GRAIN: usize = 1 << 14;

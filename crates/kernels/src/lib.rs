@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+mod activation;
+mod attention;
+mod conv;
+mod layers;
+mod linear;
+mod norm;
+mod resize;
+
+#[cfg(feature = "flex")]
+mod flex;
+
+pub use activation::{geglu, gelu, silu};
+pub use attention::{Mask, attention, frame_attention};
+pub use conv::{Padding, conv2d, frame_conv};
+pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
+pub use linear::linear;
+pub use norm::{group_norm, layer_norm};
+pub use resize::nearest_resize;

@@ -1,0 +1,61 @@
+//! Group and layer normalisation over channels-last tensors.
+//!
+//! Statistics are taken in f32 whatever the dtype of the input: in half precision the sum of squares of a feature map
+//! overflows f16 and blanks the picture.
+
+use burn::tensor::{DType, Tensor, activation, backend::Backend};
+
+/// Group normalisation, optionally followed by SiLU.
+///
+/// # Shapes
+/// `x [n, s, c]`, `weight [c]`, `bias [c]` → `[n, s, c]`; the statistics of one group run over all `s` positions of its
+/// `c / groups` channels. Give the frames of a video as part of `s` to share the statistics between frames.
+pub fn group_norm<B: Backend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> Tensor<B, 3> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::try_group_norm(x, &weight, &bias, groups, eps, silu) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    let [n, s, c] = x.dims();
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32).reshape([n, s, groups, c / groups]);
+    let mean = x.clone().mean_dim(3).mean_dim(1);
+    let x = x - mean;
+    let var = x.clone().square().mean_dim(3).mean_dim(1);
+    let x = x / (var + eps).sqrt();
+    let y = x.reshape([n, s, c]) * weight.cast(DType::F32).unsqueeze()
+        + bias.cast(DType::F32).unsqueeze();
+    let y = if silu { activation::silu(y) } else { y };
+    y.cast(dtype)
+}
+
+/// Layer normalisation of the last axis.
+///
+/// # Shapes
+/// `x [rows, c]`, `weight [c]`, `bias [c]` → `[rows, c]`
+pub fn layer_norm<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    eps: f64,
+) -> Tensor<B, 2> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::try_layer_norm(x, &weight, &bias, eps) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let x = x.clone() - x.mean_dim(1);
+    let var = x.clone().square().mean_dim(1);
+    let y = x / (var + eps).sqrt() * weight.cast(DType::F32).unsqueeze()
+        + bias.cast(DType::F32).unsqueeze();
+    y.cast(dtype)
+}

@@ -1,0 +1,262 @@
+//! Every hand-written CPU kernel against the composed form, which `Autodiff<Flex>` gets because it is not `Flex`.
+#![cfg(feature = "flex")]
+
+use burn::{
+    backend::{Autodiff, Flex},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use i2vgen_kernels::*;
+
+type Composed = Autodiff<Flex>;
+
+/// The same pseudo-random numbers on every backend, with outliers that upset careless statistics.
+fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u32) -> Tensor<B, D> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    let values: Vec<f32> = (0..dims.iter().product::<usize>())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 * 4.0 - 2.0
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, dims), &Default::default())
+}
+
+fn assert_close<const D: usize>(ours: Tensor<Flex, D>, oracle: Tensor<Composed, D>) {
+    assert_eq!(ours.dims(), oracle.dims());
+    let ours: Vec<f32> = ours.into_data().to_vec().unwrap();
+    let oracle: Vec<f32> = oracle.into_data().to_vec().unwrap();
+    let scale = oracle.iter().fold(1e-3_f32, |m, x| m.max(x.abs()));
+    for (i, (a, b)) in ours.iter().zip(&oracle).enumerate() {
+        assert!(
+            (a - b).abs() <= 3e-6 * scale,
+            "element {i}: {a} instead of {b} (scale {scale})"
+        );
+    }
+}
+
+/// Runs the same expression on both backends and compares.
+macro_rules! check {
+    ($d:literal, $body:expr) => {{
+        fn run<B: Backend>() -> Tensor<B, $d> {
+            let body: fn() -> Tensor<B, $d> = $body;
+            body()
+        }
+        assert_close(run::<Flex>(), run::<Composed>());
+    }};
+}
+
+#[test]
+fn activations() {
+    check!(3, || silu(data([3, 50, 70], 1) * 8.0));
+    check!(3, || gelu(data([3, 50, 70], 2) * 4.0));
+    check!(3, || geglu(data([2, 300, 132], 3) * 3.0));
+}
+
+#[test]
+fn norms() {
+    for silu in [false, true] {
+        let run = |silu| {
+            (
+                group_norm::<Flex>(
+                    data([3, 999, 24], 1) + 3.0,
+                    data([24], 2),
+                    data([24], 3),
+                    8,
+                    1e-5,
+                    silu,
+                ),
+                group_norm::<Composed>(
+                    data([3, 999, 24], 1) + 3.0,
+                    data([24], 2),
+                    data([24], 3),
+                    8,
+                    1e-5,
+                    silu,
+                ),
+            )
+        };
+        let (ours, oracle) = run(silu);
+        assert_close(ours, oracle);
+    }
+    check!(2, || layer_norm(
+        data([777, 40], 4),
+        data([40], 5),
+        data([40], 6),
+        1e-5
+    ));
+}
+
+#[test]
+fn linears() {
+    check!(3, || linear(
+        data([2, 300, 70], 1),
+        data([33, 70], 2),
+        Some(data([33], 3))
+    ));
+    check!(2, || linear(data([1, 5], 1), data([7, 5], 2), None));
+}
+
+#[test]
+fn convolutions() {
+    let p = Padding::same;
+    check!(4, || conv2d(
+        data([3, 9, 7, 5], 1),
+        data([6, 5, 3, 3], 2),
+        Some(data([1, 6], 3)),
+        1,
+        Padding::same(1)
+    ));
+    check!(4, || conv2d(
+        data([4, 9, 7, 5], 1),
+        data([6, 5, 3, 3], 2),
+        Some(data([2, 6], 3)),
+        2,
+        Padding::same(1)
+    ));
+    check!(4, || conv2d(
+        data([2, 8, 8, 5], 1),
+        data([6, 5, 1, 1], 2),
+        Some(data([1, 6], 3)),
+        1,
+        Padding::same(0)
+    ));
+    check!(4, || conv2d(
+        data([2, 16, 24, 3], 1),
+        data([6, 3, 8, 8], 2),
+        None,
+        8,
+        Padding::same(0)
+    ));
+    let one_sided = Padding {
+        bottom: 1,
+        right: 1,
+        ..p(0)
+    };
+    assert_close::<4>(
+        conv2d(
+            data([1, 8, 9, 4], 1),
+            data([6, 4, 3, 3], 2),
+            None,
+            2,
+            one_sided,
+        ),
+        conv2d(
+            data([1, 8, 9, 4], 1),
+            data([6, 4, 3, 3], 2),
+            None,
+            2,
+            one_sided,
+        ),
+    );
+    // Larger than one band of patches.
+    check!(4, || conv2d(
+        data([1, 120, 100, 32], 1),
+        data([8, 32, 3, 3], 2),
+        None,
+        1,
+        Padding::same(1)
+    ));
+}
+
+#[test]
+fn frame_convolutions() {
+    for frames in [1, 2, 5] {
+        assert_close::<4>(
+            frame_conv(
+                data([2, frames, 12, 6], 1),
+                data([7, 6, 3, 1, 1], 2),
+                data([7], 3),
+            ),
+            frame_conv(
+                data([2, frames, 12, 6], 1),
+                data([7, 6, 3, 1, 1], 2),
+                data([7], 3),
+            ),
+        );
+    }
+}
+
+#[test]
+fn attentions() {
+    check!(3, || attention(
+        data([2, 70, 24], 1),
+        data([2, 33, 24], 2),
+        data([2, 33, 24], 3),
+        3,
+        Mask::None
+    ));
+    check!(3, || attention(
+        data([6, 20, 24], 1),
+        data([2, 33, 24], 2),
+        data([2, 33, 24], 3),
+        3,
+        Mask::None
+    ));
+    check!(3, || attention(
+        data([2, 77, 32], 1),
+        data([2, 77, 32], 2),
+        data([2, 77, 32], 3),
+        2,
+        Mask::Causal
+    ));
+    check!(3, || attention(
+        data([1, 900, 16], 1),
+        data([1, 900, 16], 2),
+        data([1, 900, 16], 3),
+        1,
+        Mask::None
+    ));
+    check!(4, || frame_attention(
+        data([2, 5, 37, 40], 1),
+        data([2, 5, 37, 40], 2),
+        data([2, 5, 37, 40], 3),
+        2
+    ));
+    check!(4, || frame_attention(
+        data([1, 1, 3, 8], 1),
+        data([1, 1, 3, 8], 2),
+        data([1, 1, 3, 8], 3),
+        1
+    ));
+}
+
+#[test]
+fn resizes() {
+    check!(4, || nearest_resize(data([2, 5, 7, 3], 1), 9, 14));
+    check!(4, || nearest_resize(data([2, 5, 7, 3], 1), 3, 20));
+}
+
+/// One thread and two give the same bits.
+#[test]
+fn threads_do_not_change_the_bits() {
+    let run = || {
+        let x = data::<Flex, 4>([4, 32, 32, 64], 1);
+        let x = conv2d(
+            x,
+            data([96, 64, 3, 3], 2),
+            Some(data([1, 96], 3)),
+            1,
+            Padding::same(1),
+        );
+        let x = group_norm(
+            x.reshape([4, 1024, 96]),
+            data([96], 4),
+            data([96], 5),
+            32,
+            1e-5,
+            true,
+        );
+        let q = linear(x.clone(), data([96, 96], 6), None);
+        let x = attention(q.clone(), x.clone(), x, 3, Mask::None);
+        linear(x, data([700, 96], 7), Some(data([700], 8))).into_data()
+    };
+    let pool = |n| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()
+            .unwrap()
+    };
+    let [one, two, four] = [1, 2, 4].map(|n| pool(n).install(run));
+    assert!(one.as_slice::<f32>().unwrap() == two.as_slice::<f32>().unwrap());
+    assert!(one.as_slice::<f32>().unwrap() == four.as_slice::<f32>().unwrap());
+}

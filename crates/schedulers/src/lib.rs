@@ -1,0 +1,1 @@
+//! Diffusion schedulers with diffusers' names and numbers.

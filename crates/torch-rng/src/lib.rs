@@ -1,0 +1,1 @@
+//! Bit-exact port of torch's CPU random number generator.

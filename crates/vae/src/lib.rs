@@ -1,0 +1,1 @@
+//! AutoencoderKL, the image autoencoder of I2VGen-XL.

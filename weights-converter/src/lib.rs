@@ -1,0 +1,1 @@
+//! PyTorch checkpoints become a diffusers folder, without Python.
