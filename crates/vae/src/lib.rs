@@ -1,1 +1,14 @@
-//! AutoencoderKL, the image autoencoder of I2VGen-XL.
+#![doc = include_str!("../README.md")]
+
+mod autoencoder_kl;
+mod config;
+mod distribution;
+mod error;
+mod resnet;
+mod unet_2d_blocks;
+mod vae;
+
+pub use autoencoder_kl::AutoencoderKL;
+pub use config::AutoencoderKLConfig;
+pub use distribution::DiagonalGaussianDistribution;
+pub use error::VaeError;

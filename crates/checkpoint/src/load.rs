@@ -1,0 +1,163 @@
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, Shape, Tensor, TensorData, backend::Backend},
+};
+
+use crate::{
+    CheckpointError, LoadReport, TensorEntry, Weights,
+    dtype::{convert, float_size},
+    module_paths::Path,
+};
+
+/// How the tensors of a file find their parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Dtype of the loaded parameters.
+    pub dtype: DType,
+    /// From a key in the file to a key of the module; `None` leaves the tensor out. Applied after the general rules:
+    /// a leading `module.` or `model.diffusion_model.` is cut, `*.position_ids` is left out.
+    pub rename: fn(&str) -> Option<String>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            dtype: DType::F32,
+            rename: |key| Some(key.to_owned()),
+        }
+    }
+}
+
+/// Fills every parameter of `module` from `weights`, one tensor after the other, without initialising it first.
+///
+/// Weights of rank 4 and 5 (convolutions) keep their logical shape `[out, in, ..]` but lie in memory with the input
+/// channels last, as the kernels want them. A stored shape may have additional trailing ones (`Conv1d` and 1×1
+/// convolution weights of what is now a linear layer).
+///
+/// # Errors
+/// If any parameter is missing or has another shape, if any tensor is left over, or if a tensor is not a float.
+pub fn load_module<B: Backend, M: Module<B>>(
+    module: M,
+    weights: &Weights,
+    options: &LoadOptions,
+) -> Result<M, CheckpointError> {
+    if !matches!(options.dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(CheckpointError::TargetDtype(format!("{:?}", options.dtype)));
+    }
+    let mut loader = Loader {
+        weights,
+        dtype: options.dtype,
+        waiting: BTreeMap::new(),
+        path: Path::default(),
+        report: LoadReport {
+            source: weights.source().to_owned(),
+            ..Default::default()
+        },
+        error: None,
+    };
+    for (name, entry) in &weights.tensors {
+        let Some(key) = general_rules(name).and_then(options.rename) else {
+            continue;
+        };
+        if loader.waiting.insert(key, (name, entry)).is_some() {
+            loader.report.unexpected.push(format!("{name} (twice)"));
+        }
+    }
+    let module = module.map(&mut loader);
+    if let Some(error) = loader.error {
+        return Err(error);
+    }
+    loader
+        .report
+        .unexpected
+        .extend(loader.waiting.values().map(|(name, _)| (*name).clone()));
+    if loader.report.is_complete() {
+        Ok(module)
+    } else {
+        Err(CheckpointError::Mismatch(Box::new(loader.report)))
+    }
+}
+
+fn general_rules(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("module.").unwrap_or(name);
+    let name = name.strip_prefix("model.diffusion_model.").unwrap_or(name);
+    (!name.ends_with(".position_ids")).then_some(name)
+}
+
+struct Loader<'a> {
+    weights: &'a Weights,
+    dtype: DType,
+    waiting: BTreeMap<String, (&'a String, &'a TensorEntry)>,
+    path: Path,
+    report: LoadReport,
+    error: Option<CheckpointError>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let key = self.path.key();
+        let Some((name, entry)) = self.waiting.remove(&key) else {
+            self.report.missing.push(key);
+            return param;
+        };
+        let expected = param.lazy_shape().to_vec();
+        if !fits(&entry.shape, &expected) {
+            self.report
+                .wrong_shape
+                .push((key, expected, entry.shape.clone()));
+            return param;
+        }
+        let (path, blob) = &self.weights.files[entry.file];
+        if float_size(entry.dtype).is_none() {
+            self.error.get_or_insert_with(|| CheckpointError::Dtype {
+                path: path.clone(),
+                tensor: name.clone(),
+                dtype: format!("{:?}", entry.dtype),
+            });
+            return param;
+        }
+        let taps = if D >= 4 {
+            expected[2..].iter().product()
+        } else {
+            1
+        };
+        let bytes = &blob[entry.start..entry.end];
+        let bytes = convert(bytes, entry.dtype, self.dtype, expected[0], taps);
+        blob.forget(entry.start..entry.end);
+        let device = param.lazy_device();
+        let tensor = if taps > 1 {
+            // Physically [out, taps.., in], logically [out, in, taps..].
+            let mut dims = expected.clone();
+            let input = dims.remove(1);
+            dims.push(input);
+            let mut axes: Vec<isize> = (1..D as isize - 1).collect();
+            axes.insert(0, D as isize - 1);
+            axes.insert(0, 0);
+            let axes: [isize; D] = std::array::from_fn(|i| axes[i]);
+            let data = TensorData::from_bytes(bytes, Shape::from(dims), self.dtype);
+            Tensor::<B, D>::from_data(data, (&device, self.dtype)).permute(axes)
+        } else {
+            let data = TensorData::from_bytes(bytes, Shape::from(expected), self.dtype);
+            Tensor::from_data(data, (&device, self.dtype))
+        };
+        self.report.loaded += 1;
+        Param::initialized(param.id, tensor)
+    }
+}
+
+/// Equal, or equal after cutting trailing ones of the stored shape.
+fn fits(stored: &[usize], expected: &[usize]) -> bool {
+    stored.len() >= expected.len()
+        && stored[..expected.len()] == *expected
+        && stored[expected.len()..].iter().all(|n| *n == 1)
+}
