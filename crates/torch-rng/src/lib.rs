@@ -1,1 +1,8 @@
-//! Bit-exact port of torch's CPU random number generator.
+#![doc = include_str!("../README.md")]
+
+mod generator;
+mod half;
+mod mt19937;
+mod normal;
+
+pub use generator::Generator;
