@@ -1,0 +1,26 @@
+use i2vgen_checkpoint::CheckpointError;
+
+/// What can go wrong in the UNet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UNetError {
+    /// The folder or its weights.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A config that this UNet cannot be built from.
+    #[error("UNet config: {0}")]
+    Config(String),
+    /// A tensor of the wrong shape.
+    #[error("{name} has shape {found:?}, the UNet needs {expected}")]
+    Shape {
+        /// Which argument.
+        name: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape in words.
+        expected: String,
+    },
+    /// A conditioning that was prepared by a UNet with another config.
+    #[error("the conditioning was prepared by another UNet; call prepare on this one")]
+    ForeignConditioning,
+}
