@@ -12,20 +12,20 @@ use crate::{
 };
 
 /// How the tensors of a file find their parameters.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
     /// Dtype of the loaded parameters.
     pub dtype: DType,
     /// From a key in the file to a key of the module; `None` leaves the tensor out. Applied after the general rules:
     /// a leading `module.` or `model.diffusion_model.` is cut, `*.position_ids` is left out.
-    pub rename: fn(&str) -> Option<String>,
+    pub rename: &'a dyn Fn(&str) -> Option<String>,
 }
 
-impl Default for LoadOptions {
+impl Default for LoadOptions<'_> {
     fn default() -> Self {
         Self {
             dtype: DType::F32,
-            rename: |key| Some(key.to_owned()),
+            rename: &|key| Some(key.to_owned()),
         }
     }
 }
@@ -41,7 +41,7 @@ impl Default for LoadOptions {
 pub fn load_module<B: Backend, M: Module<B>>(
     module: M,
     weights: &Weights,
-    options: &LoadOptions,
+    options: &LoadOptions<'_>,
 ) -> Result<M, CheckpointError> {
     if !matches!(options.dtype, DType::F32 | DType::F16 | DType::BF16) {
         return Err(CheckpointError::TargetDtype(format!("{:?}", options.dtype)));

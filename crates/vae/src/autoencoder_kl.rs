@@ -4,9 +4,7 @@ use burn::{
     module::Module,
     tensor::{DType, Tensor, backend::Backend},
 };
-use i2vgen_checkpoint::{
-    Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json,
-};
+use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
 use i2vgen_kernels::Conv2d;
 
 use crate::{
@@ -72,7 +70,7 @@ impl<B: Backend> AutoencoderKL<B> {
             &weights,
             &LoadOptions {
                 dtype,
-                rename: current_name,
+                rename: &current_name,
             },
         )?)
     }
