@@ -50,7 +50,7 @@ pub(crate) struct CLIPEncoderLayer<B: Backend> {
     layer_norm1: LayerNorm<B>,
     self_attn: CLIPAttention<B>,
     layer_norm2: LayerNorm<B>,
-    mlp: CLIPMLP<B>,
+    mlp: CLIPFeedForward<B>,
 }
 
 impl<B: Backend> CLIPEncoderLayer<B> {
@@ -67,7 +67,7 @@ impl<B: Backend> CLIPEncoderLayer<B> {
                 heads: sizes.heads,
             },
             layer_norm2: LayerNorm::new(hidden, eps, device),
-            mlp: CLIPMLP {
+            mlp: CLIPFeedForward {
                 fc1: Linear::new(hidden, sizes.intermediate, true, device),
                 fc2: Linear::new(sizes.intermediate, hidden, true, device),
                 quick: sizes.activation == Activation::QuickGelu,
@@ -103,13 +103,13 @@ impl<B: Backend> CLIPAttention<B> {
 }
 
 #[derive(Module, Debug)]
-struct CLIPMLP<B: Backend> {
+struct CLIPFeedForward<B: Backend> {
     fc1: Linear<B>,
     fc2: Linear<B>,
     quick: bool,
 }
 
-impl<B: Backend> CLIPMLP<B> {
+impl<B: Backend> CLIPFeedForward<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let h = self.fc1.forward(x);
         let h = if self.quick {

@@ -132,7 +132,7 @@ impl From<Value> for CLIPImageProcessor {
             serde_json::from_value(value).unwrap_or(default)
         };
         let image_mean = triple("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73]);
-        let image_std = triple("image_std", [0.268_629_54, 0.261_302_58, 0.275_777_1]);
+        let image_std = triple("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1]);
         let crop = rest.remove("crop_size").unwrap_or(Value::Null);
         let side = |name: &str| {
             let n = crop.as_u64().or_else(|| crop[name].as_u64());

@@ -1,1 +1,18 @@
-//! The I2VGen-XL pipeline: an image and a sentence become a video.
+#![doc = include_str!("../README.md")]
+
+mod components;
+mod error;
+mod generate;
+mod image_input;
+mod inputs;
+mod options;
+mod pipeline;
+mod video;
+
+pub use components::Components;
+pub use error::PipelineError;
+pub use generate::{Event, Generation};
+pub use image_input::{decode_image, open_image};
+pub use options::{Compat, GenerateOptions, ImageLatents, Latents, OutputType};
+pub use pipeline::I2VGenXLPipeline;
+pub use video::{Container, Video};

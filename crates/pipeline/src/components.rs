@@ -1,0 +1,242 @@
+use std::path::Path;
+
+use burn::tensor::{DType, backend::Backend};
+use i2vgen_checkpoint::{Folder, ModelIndex, Stem, Weights};
+use i2vgen_clip_encoders::{
+    CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection,
+};
+use i2vgen_schedulers::Scheduler;
+use i2vgen_unet3d::I2VGenXLUNet;
+use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
+
+use crate::PipelineError;
+
+/// All parts of a pipeline, loaded.
+#[derive(Clone, Debug)]
+pub struct Components<B: Backend> {
+    /// Text to token ids.
+    pub tokenizer: CLIPTokenizer,
+    /// Token ids to context.
+    pub text_encoder: CLIPTextModel<B>,
+    /// Normalisation of the picture for the image encoder.
+    pub feature_extractor: CLIPImageProcessor,
+    /// Picture to embedding.
+    pub image_encoder: CLIPVisionModelWithProjection<B>,
+    /// The denoiser.
+    pub unet: I2VGenXLUNet<B>,
+    /// Picture to latents and back.
+    pub vae: AutoencoderKL<B>,
+    /// The sampler.
+    pub scheduler: Box<dyn Scheduler<B>>,
+}
+
+/// Where a stage gets its component from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source<B: Backend> {
+    /// Loaded when needed, dropped after.
+    Folder {
+        folder: Folder,
+        variant: Option<String>,
+        dtype: DType,
+    },
+    /// Held by the caller. A clone of a module shares its weights.
+    Loaded(Box<Components<B>>),
+}
+
+/// The folders of a pipeline and how their weights are called; those without weights have no stem.
+const PARTS: [(&str, Option<Stem>); 7] = [
+    ("tokenizer", None),
+    ("feature_extractor", None),
+    ("scheduler", None),
+    ("text_encoder", Some(Stem::Transformers)),
+    ("image_encoder", Some(Stem::Transformers)),
+    ("unet", Some(Stem::Diffusers)),
+    ("vae", Some(Stem::Diffusers)),
+];
+
+impl<B: Backend> Source<B> {
+    /// Looks at every part without reading weights, so that a run does not fail late for a missing file.
+    pub(crate) fn open(
+        folder: Folder,
+        variant: Option<&str>,
+        dtype: DType,
+    ) -> Result<Self, PipelineError> {
+        let index = ModelIndex::read(&folder)?;
+        if index.class_name != "I2VGenXLPipeline" {
+            return Err(PipelineError::WrongPipeline {
+                path: folder.display(""),
+                found: index.class_name,
+            });
+        }
+        for (name, stem) in PARTS {
+            let part = folder.subfolder(name)?;
+            if let Some(stem) = stem {
+                Weights::open(&part, stem, variant)?;
+            }
+        }
+        Ok(Self::Folder {
+            folder,
+            variant: variant.map(str::to_owned),
+            dtype,
+        })
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<CLIPTokenizer, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.tokenizer.clone(),
+            Self::Folder { folder, .. } => {
+                CLIPTokenizer::from_folder(&folder.subfolder("tokenizer")?)?
+            }
+        })
+    }
+
+    /// Layers of the text encoder.
+    pub(crate) fn text_layers(&self) -> Result<usize, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.text_encoder.config.num_hidden_layers,
+            Self::Folder { folder, .. } => {
+                let folder = folder.subfolder("text_encoder")?;
+                folder
+                    .read_json::<CLIPTextConfig>("config.json")?
+                    .num_hidden_layers
+            }
+        })
+    }
+
+    /// Without the last `skip` layers, where it is loaded for the purpose.
+    pub(crate) fn text_encoder(
+        &self,
+        skip: usize,
+        device: &B::Device,
+    ) -> Result<CLIPTextModel<B>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.text_encoder.clone(),
+            Self::Folder {
+                folder,
+                variant,
+                dtype,
+            } => {
+                let folder = folder.subfolder("text_encoder")?;
+                CLIPTextModel::from_folder(&folder, variant.as_deref(), *dtype, skip, device)?
+            }
+        })
+    }
+
+    pub(crate) fn feature_extractor(&self) -> Result<CLIPImageProcessor, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.feature_extractor.clone(),
+            Self::Folder { folder, .. } => {
+                CLIPImageProcessor::from_folder(&folder.subfolder("feature_extractor")?)?
+            }
+        })
+    }
+
+    pub(crate) fn image_encoder(
+        &self,
+        device: &B::Device,
+    ) -> Result<CLIPVisionModelWithProjection<B>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.image_encoder.clone(),
+            Self::Folder {
+                folder,
+                variant,
+                dtype,
+            } => CLIPVisionModelWithProjection::from_folder(
+                &folder.subfolder("image_encoder")?,
+                variant.as_deref(),
+                *dtype,
+                device,
+            )?,
+        })
+    }
+
+    pub(crate) fn vae_config(&self) -> Result<AutoencoderKLConfig, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.vae.config.clone(),
+            Self::Folder { folder, .. } => folder.subfolder("vae")?.read_json("config.json")?,
+        })
+    }
+
+    pub(crate) fn vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.vae.clone(),
+            Self::Folder {
+                folder,
+                variant,
+                dtype,
+            } => {
+                let folder = folder.subfolder("vae")?;
+                AutoencoderKL::from_folder(&folder, variant.as_deref(), *dtype, device)?
+            }
+        })
+    }
+
+    pub(crate) fn unet(&self, device: &B::Device) -> Result<I2VGenXLUNet<B>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.unet.clone(),
+            Self::Folder {
+                folder,
+                variant,
+                dtype,
+            } => {
+                let folder = folder.subfolder("unet")?;
+                I2VGenXLUNet::from_folder(&folder, variant.as_deref(), *dtype, device)?
+            }
+        })
+    }
+
+    pub(crate) fn scheduler(&self) -> Result<Box<dyn Scheduler<B>>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.scheduler.clone(),
+            Self::Folder { folder, .. } => {
+                i2vgen_schedulers::from_folder(&folder.subfolder("scheduler")?)?
+            }
+        })
+    }
+
+    /// Writes a diffusers folder, one component after the other.
+    pub(crate) fn save(
+        &self,
+        path: &Path,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<(), PipelineError> {
+        let fail = |problem: String| PipelineError::Output {
+            path: path.display().to_string(),
+            problem,
+        };
+        if path.join("model_index.json").exists() {
+            return Err(fail("already holds a model; choose another folder".into()));
+        }
+        for (name, _) in PARTS {
+            std::fs::create_dir_all(path.join(name))
+                .map_err(|e| fail(format!("cannot be made: {e}")))?;
+        }
+        self.tokenizer()?.save_pretrained(path.join("tokenizer"))?;
+        self.feature_extractor()?
+            .save_pretrained(path.join("feature_extractor"))?;
+        let scheduler = self.scheduler()?;
+        i2vgen_schedulers::save_pretrained(scheduler.as_ref(), path.join("scheduler"))?;
+        self.text_encoder(0, device)?
+            .save_pretrained(path.join("text_encoder"), dtype)?;
+        self.image_encoder(device)?
+            .save_pretrained(path.join("image_encoder"), dtype)?;
+        self.unet(device)?
+            .save_pretrained(path.join("unet"), dtype)?;
+        self.vae(device)?.save_pretrained(path.join("vae"), dtype)?;
+        let index = serde_json::json!({
+            "_class_name": "I2VGenXLPipeline",
+            "feature_extractor": ["transformers", "CLIPImageProcessor"],
+            "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+            "scheduler": ["diffusers", scheduler.class_name()],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "I2VGenXLUNet"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        });
+        Ok(i2vgen_checkpoint::write_json(
+            &path.join("model_index.json"),
+            &index,
+        )?)
+    }
+}

@@ -1,0 +1,99 @@
+use std::path::{Path, PathBuf};
+
+use crate::PipelineError;
+
+/// What a video is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// `.gif`, a palette per frame.
+    Gif,
+    /// `.png`, animated.
+    AnimatedPng,
+    /// A folder of numbered PNGs.
+    Folder,
+    /// `.safetensors`, tensor `frames`.
+    Safetensors,
+}
+
+impl Container {
+    /// By the ending; a path without one is a folder.
+    ///
+    /// # Errors
+    /// If the ending is not supported.
+    pub fn of(path: &Path) -> Result<Self, PipelineError> {
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        match ending.as_deref() {
+            Some("gif") => Ok(Self::Gif),
+            Some("png") => Ok(Self::AnimatedPng),
+            Some("safetensors") => Ok(Self::Safetensors),
+            None => Ok(Self::Folder),
+            Some(other) => Err(PipelineError::Output {
+                path: path.display().to_string(),
+                problem: format!(
+                    "ends in .{other}, which cannot be written; use .gif, .png (animated), .safetensors, or a folder name without ending"
+                ),
+            }),
+        }
+    }
+
+    /// The files of so many videos.
+    pub(crate) fn paths(self, path: &Path, videos: usize) -> Vec<PathBuf> {
+        if videos == 1 || self == Self::Safetensors {
+            return vec![path.to_owned()];
+        }
+        (0..videos)
+            .map(|i| {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let name = match path.extension() {
+                    Some(e) => format!("{stem}-{i}.{}", e.to_string_lossy()),
+                    None => format!("{stem}-{i}"),
+                };
+                path.with_file_name(name)
+            })
+            .collect()
+    }
+
+    /// Refuses an output that could not be written, before any work is done for it.
+    ///
+    /// # Errors
+    /// If the place does not exist, is not writable, or holds something that must not be replaced.
+    pub fn check(self, path: &Path, videos: usize) -> Result<(), PipelineError> {
+        for path in self.paths(path, videos) {
+            let fail = |problem: String| PipelineError::Output {
+                path: path.display().to_string(),
+                problem,
+            };
+            if self == Self::Folder {
+                let occupied = match std::fs::read_dir(&path) {
+                    Ok(mut entries) => entries.next().is_some(),
+                    Err(_) => path.exists(),
+                };
+                if occupied {
+                    return Err(fail(
+                        "already holds something; choose a new or an empty folder".into(),
+                    ));
+                }
+            } else if path.is_dir() {
+                return Err(fail("is a folder; add a file name".into()));
+            }
+            tempfile::Builder::new()
+                .prefix(".i2vgen-")
+                .tempfile_in(parent(&path))
+                .map_err(|e| {
+                    fail(format!(
+                        "cannot be written ({}); choose an existing, writable place",
+                        e.kind()
+                    ))
+                })?;
+        }
+        Ok(())
+    }
+}
+
+/// The folder that a path lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
