@@ -119,6 +119,13 @@ pub fn write_atomically(
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     let mut file = NamedTempFile::new_in(parent.unwrap_or(FilePath::new("."))).map_err(io)?;
     write(&mut file).map_err(io)?;
+    // Temporary files are made for their owner only.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = std::fs::Permissions::from_mode(0o644);
+        file.as_file().set_permissions(permissions).map_err(io)?;
+    }
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(())

@@ -54,7 +54,7 @@ pub(crate) struct DemoArgs {
 /// What every video command has.
 #[derive(Args, Debug)]
 pub(crate) struct OutputArgs {
-    /// cpu, cuda[:N] or wgpu[:N]
+    /// cpu, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
     /// Print nothing but errors
