@@ -159,13 +159,21 @@ fn dispatch(job: Job) -> Result<(), Failure> {
         "cpu" => Err(Failure::Input(
             "--device: there is only one cpu; use cpu".into(),
         )),
-        "cuda" | "wgpu" => Err(Failure::Input(format!(
-            "--device: this program was built without {name}; build it with: cargo build --release --features {name}"
-        ))),
+        #[cfg(not(feature = "cuda"))]
+        "cuda" => Err(not_built_in(name)),
+        #[cfg(not(feature = "wgpu"))]
+        "wgpu" => Err(not_built_in(name)),
         _ => Err(Failure::Input(format!(
             "--device: '{name}' is unknown; use cpu, cuda or wgpu"
         ))),
     }
+}
+
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+fn not_built_in(name: &str) -> Failure {
+    Failure::Input(format!(
+        "--device: this program was built without {name}; build it with: cargo build --release --features {name}"
+    ))
 }
 
 fn execute<B: Backend>(job: &Job, device: &B::Device) -> Result<(), Failure> {

@@ -148,7 +148,8 @@ fn broken_models() {
     refused(path, &[("--model", "/nowhere/at/all")], "does not exist");
     let unet = "unet/diffusion_pytorch_model.safetensors";
     let vae = "vae/diffusion_pytorch_model.safetensors";
-    let cases: [(&str, fn(Vec<u8>) -> Option<Vec<u8>>, &str); 9] = [
+    type Case = (&'static str, fn(Vec<u8>) -> Option<Vec<u8>>, &'static str);
+    let cases: [Case; 9] = [
         ("model_index.json", |_| None, "model_index.json"),
         (unet, |_| None, "unet"),
         (unet, |b| Some(b[..b.len() / 2].to_vec()), "unet"),

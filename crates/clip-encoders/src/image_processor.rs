@@ -25,29 +25,18 @@ pub enum CropMode {
 
 /// Resizes with a box filter so that the target is covered, then cuts out its middle.
 pub fn crop_wide(image: &RgbImage, width: u32, height: u32, mode: CropMode) -> RgbImage {
-    let (target_width, target_height) = (u64::from(width), u64::from(height));
-    let (iw, ih) = (f64::from(image.width()), f64::from(image.height()));
-    if iw * ih == 0.0 || width == 0 || height == 0 {
+    if image.width() == 0 || image.height() == 0 || width == 0 || height == 0 {
         return RgbImage::new(width, height);
     }
-    let scale = (iw / f64::from(width)).min(ih / f64::from(height));
-    let size = |n: f64, target: u64| {
-        let n = floor_division(n, scale) as u64;
-        match mode {
-            CropMode::Corrected => n.max(target),
-            CropMode::Reference => n.max(1),
-        }
-    };
-    let resized = (size(iw, target_width), size(ih, target_height));
+    let (resized, origin) = geometry(image.dimensions(), (width, height), mode);
     // The target's range of the resized picture, and where in the target that starts.
-    let visible = |resized: u64, target: u64| {
-        let start = (resized as i64 - target as i64).div_euclid(2);
+    let visible = |start: i64, resized: u64, target: u32| {
         let from = start.max(0) as u64;
-        let to = (start + target as i64).clamp(0, resized as i64) as u64;
+        let to = (start + i64::from(target)).clamp(0, resized as i64) as u64;
         (from..to, (-start).max(0))
     };
-    let (columns, left) = visible(resized.0, target_width);
-    let (rows, top) = visible(resized.1, target_height);
+    let (columns, left) = visible(origin.0, resized.0, width);
+    let (rows, top) = visible(origin.1, resized.1, height);
     let part = resize_window(image, resized, columns, rows, Filter::Box);
     if (part.width(), part.height()) == (width, height) {
         return part;
@@ -55,6 +44,29 @@ pub fn crop_wide(image: &RgbImage, width: u32, height: u32, mode: CropMode) -> R
     let mut canvas = RgbImage::new(width, height);
     image::imageops::replace(&mut canvas, &part, left, top);
     canvas
+}
+
+/// Size to which a picture is resized, and where in that the target begins.
+fn geometry(
+    (iw, ih): (u32, u32),
+    (width, height): (u32, u32),
+    mode: CropMode,
+) -> ((u64, u64), (i64, i64)) {
+    let (iw, ih) = (f64::from(iw), f64::from(ih));
+    let scale = (iw / f64::from(width)).min(ih / f64::from(height));
+    let size = |n: f64, target: u32| {
+        let n = floor_division(n, scale) as u64;
+        match mode {
+            CropMode::Corrected => n.max(u64::from(target)),
+            CropMode::Reference => n.max(1),
+        }
+    };
+    let resized = (size(iw, width), size(ih, height));
+    let origin = |resized: u64, target: u32| (resized as i64 - i64::from(target)).div_euclid(2);
+    (
+        resized,
+        (origin(resized.0, width), origin(resized.1, height)),
+    )
 }
 
 /// Python's `a // b` for positive doubles: the floor of the exact quotient, not of the rounded one.
@@ -211,6 +223,57 @@ mod tests {
         // 1024 / (1024 / 1280) rounds to 1280, but the exact quotient is below it.
         assert_eq!(floor_division(1024.0, 1024.0 / 1280.0), 1279.0);
         assert_eq!(floor_division(7.0, 2.0), 3.0);
+    }
+
+    /// `reference/preprocess_vectors.json`: what Pillow and the stock crop do.
+    fn vectors() -> Value {
+        let text = include_str!("../tests/preprocess_vectors.json");
+        serde_json::from_str(text).expect("valid")
+    }
+
+    fn pair(value: &Value) -> [i64; 2] {
+        serde_json::from_value(value.clone()).expect("two numbers")
+    }
+
+    #[test]
+    fn crop_geometry_of_the_reference() {
+        let vectors = vectors();
+        let sizes = vectors["sizes"].as_array().expect("a list");
+        assert!(sizes.len() >= 38);
+        for case in sizes {
+            let size = |name: &str| {
+                let [w, h] = pair(&case[name]);
+                (w as u32, h as u32)
+            };
+            let (resized, origin) = geometry(size("in"), size("target"), CropMode::Reference);
+            let resized = [resized.0 as i64, resized.1 as i64];
+            assert_eq!(resized, pair(&case["resized"]), "{case}");
+            assert_eq!([origin.0, origin.1], pair(&case["crop_origin"]), "{case}");
+        }
+    }
+
+    #[test]
+    fn resampling_is_pillows_to_the_bit() {
+        let vectors = vectors();
+        let cases = vectors["resize"].as_array().expect("a list");
+        assert!(cases.len() >= 10);
+        for case in cases {
+            let bytes = |name: &str| -> Vec<u8> {
+                serde_json::from_value(case[name].clone()).expect("bytes")
+            };
+            let filter = match case["filter"].as_str() {
+                Some("box") => Filter::Box,
+                Some("bilinear") => Filter::Bilinear,
+                other => panic!("{other:?}"),
+            };
+            let [w, h] = pair(&case["in_wh"]);
+            let pixels = bytes("in").into_iter().flat_map(|v| [v; 3]).collect();
+            let image = RgbImage::from_raw(w as u32, h as u32, pixels).expect("fits");
+            let [w, h] = pair(&case["out_wh"]).map(|n| n as u64);
+            let out = resize_window(&image, (w, h), 0..w, 0..h, filter);
+            let found: Vec<u8> = out.as_raw().iter().step_by(3).copied().collect();
+            assert_eq!(found, bytes("out_horizontal_first"), "{case}");
+        }
     }
 
     #[test]
