@@ -1,3 +1,5 @@
+//! `config.json` of both towers (transformers `models/clip/configuration_clip.py`).
+
 use serde::{Deserialize, Serialize};
 
 use crate::CLIPError;
@@ -18,12 +20,21 @@ pub struct CLIPTextConfig {
     pub num_attention_heads: usize,
     /// Rows of the position table.
     pub max_position_embeddings: usize,
-    /// `quick_gelu` or `gelu`.
+    /// `quick_gelu`, `gelu` or `gelu_new`.
     pub hidden_act: String,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
     /// Width of the joint space; kept for saving.
     pub projection_dim: usize,
+    /// Only transformers' pooled output reads it; kept for saving, as the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<i64>,
+    /// See `bos_token_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<i64>,
+    /// Not the padding of prompts, which the tokenizer decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<i64>,
 }
 
 impl Default for CLIPTextConfig {
@@ -38,6 +49,9 @@ impl Default for CLIPTextConfig {
             hidden_act: "quick_gelu".into(),
             layer_norm_eps: 1e-5,
             projection_dim: 512,
+            bos_token_id: None,
+            eos_token_id: None,
+            pad_token_id: None,
         }
     }
 }
@@ -60,7 +74,7 @@ pub struct CLIPVisionConfig {
     pub num_hidden_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
-    /// `quick_gelu` or `gelu`.
+    /// `quick_gelu`, `gelu` or `gelu_new`.
     pub hidden_act: String,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
@@ -90,6 +104,8 @@ impl Default for CLIPVisionConfig {
 pub(crate) enum Activation {
     QuickGelu,
     Gelu,
+    /// The tanh form.
+    GeluNew,
 }
 
 impl Activation {
@@ -97,8 +113,9 @@ impl Activation {
         match name {
             "quick_gelu" => Ok(Self::QuickGelu),
             "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluNew),
             other => Err(CLIPError::Config(format!(
-                "hidden_act '{other}' is not supported; supported are quick_gelu and gelu"
+                "hidden_act '{other}' is not supported; supported are quick_gelu, gelu and gelu_new"
             ))),
         }
     }

@@ -2,7 +2,11 @@
 
 use burn::{
     module::Module,
-    tensor::{Tensor, activation::sigmoid, backend::Backend},
+    tensor::{
+        Tensor,
+        activation::{gelu_approximate, sigmoid},
+        backend::Backend,
+    },
 };
 use i2vgen_kernels::{LayerNorm, Linear, Mask, attention, gelu};
 
@@ -70,7 +74,7 @@ impl<B: Backend> CLIPEncoderLayer<B> {
             mlp: CLIPFeedForward {
                 fc1: Linear::new(hidden, sizes.intermediate, true, device),
                 fc2: Linear::new(sizes.intermediate, hidden, true, device),
-                quick: sizes.activation == Activation::QuickGelu,
+                activation: sizes.activation,
             },
         }
     }
@@ -106,16 +110,17 @@ impl<B: Backend> CLIPAttention<B> {
 struct CLIPFeedForward<B: Backend> {
     fc1: Linear<B>,
     fc2: Linear<B>,
-    quick: bool,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl<B: Backend> CLIPFeedForward<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let h = self.fc1.forward(x);
-        let h = if self.quick {
-            h.clone() * sigmoid(h * 1.702)
-        } else {
-            gelu(h)
+        let h = match self.activation {
+            Activation::QuickGelu => h.clone() * sigmoid(h * 1.702),
+            Activation::Gelu => gelu(h),
+            Activation::GeluNew => gelu_approximate(h),
         };
         self.fc2.forward(h)
     }

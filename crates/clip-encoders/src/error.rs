@@ -1,3 +1,5 @@
+//! The crate's error.
+
 use i2vgen_checkpoint::CheckpointError;
 
 /// What can go wrong in the encoders.
@@ -35,6 +37,16 @@ pub enum CLIPError {
         tokens: usize,
         /// Rows of the position table.
         max: usize,
+    },
+    /// A token that the text encoder has no row for.
+    #[error(
+        "token id {id} is not below the text encoder's vocab_size {vocab_size}; its tokenizer belongs to another model"
+    )]
+    TokenId {
+        /// The token.
+        id: i64,
+        /// Rows of the token table.
+        vocab_size: usize,
     },
     /// Pixels of the wrong shape.
     #[error(

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use i2vgen_checkpoint::{Folder, write_json};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     CLIPError,
@@ -112,7 +112,7 @@ fn planes<B: Backend>(
 
 /// `feature_extractor/preprocessor_config.json`: only its mean, deviation and crop size are used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(from = "Value")]
+#[serde(try_from = "Value")]
 pub struct CLIPImageProcessor {
     /// Per channel.
     pub image_mean: [f32; 3],
@@ -133,33 +133,45 @@ pub struct CropSize {
     pub width: u32,
 }
 
-impl From<Value> for CLIPImageProcessor {
-    fn from(value: Value) -> Self {
-        let mut rest = match value {
-            Value::Object(map) => map,
-            _ => Default::default(),
+impl TryFrom<Value> for CLIPImageProcessor {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let Value::Object(mut rest) = value else {
+            return Err("is not an object".into());
         };
-        let mut triple = |name: &str, default: [f32; 3]| {
-            let value = rest.remove(name).unwrap_or(Value::Null);
-            serde_json::from_value(value).unwrap_or(default)
+        let mut triple = |name: &str, default: [f32; 3]| match rest.remove(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => serde_json::from_value(value)
+                .map_err(|e| format!("{name} must be three numbers, one per channel ({e})")),
         };
-        let image_mean = triple("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73]);
-        let image_std = triple("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1]);
-        let crop = rest.remove("crop_size").unwrap_or(Value::Null);
+        let image_mean = triple("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?;
+        let image_std = triple("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1])?;
+        if image_std.iter().any(|std| *std <= 0.0) {
+            return Err("image_std must be positive".into());
+        }
+        let crop = rest.remove("crop_size").filter(|crop| !crop.is_null());
+        let crop = crop.unwrap_or(json!(224));
         let side = |name: &str| {
             let n = crop.as_u64().or_else(|| crop[name].as_u64());
-            n.filter(|n| (1..=8192).contains(n)).unwrap_or(224) as u32
+            n.filter(|n| (1..=8192).contains(n))
+                .map(|n| n as u32)
+                .ok_or_else(|| {
+                    format!(
+                        "crop_size must be a number or a height and a width in 1..=8192, not {crop}"
+                    )
+                })
         };
         let crop_size = CropSize {
-            height: side("height"),
-            width: side("width"),
+            height: side("height")?,
+            width: side("width")?,
         };
-        Self {
+        Ok(Self {
             image_mean,
             image_std,
             crop_size,
             rest,
-        }
+        })
     }
 }
 
@@ -167,7 +179,7 @@ impl CLIPImageProcessor {
     /// Reads a `feature_extractor` folder.
     ///
     /// # Errors
-    /// If its config is missing or not JSON.
+    /// If its config is missing, not JSON, or not that of an image processor.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, CLIPError> {
         Self::from_folder(&Folder::open(path)?)
     }

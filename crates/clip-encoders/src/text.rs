@@ -1,3 +1,5 @@
+//! The text tower (reference `clip.md` §1).
+
 use std::path::Path;
 
 use burn::{
@@ -142,7 +144,7 @@ impl<B: Backend> CLIPTextModel<B> {
     /// `[b, n]` → `[b, n, hidden_size]`
     ///
     /// # Errors
-    /// If there are not so many layers, or more tokens than positions.
+    /// If there are not so many layers, more tokens than positions, or an id beyond the vocabulary.
     pub fn forward(
         &self,
         ids: Tensor<B, 2, Int>,
@@ -152,6 +154,12 @@ impl<B: Backend> CLIPTextModel<B> {
         let max = self.config.max_position_embeddings;
         if tokens > max {
             return Err(CLIPError::TooManyTokens { tokens, max });
+        }
+        // A lookup beyond the table would panic or, on a GPU, read something else. Once per prompt this costs nothing.
+        let vocab_size = self.config.vocab_size;
+        let known = |id: &i64| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
+        if let Some(id) = ids.to_data().iter::<i64>().find(|id| !known(id)) {
+            return Err(CLIPError::TokenId { id, vocab_size });
         }
         let skip = clip_skip.unwrap_or(0);
         let loaded = self.config.num_hidden_layers;

@@ -1,9 +1,11 @@
+//! CLIP's tokenizer on the `tokenizers` crate (reference `clip.md` §4).
+
 use std::path::Path;
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use i2vgen_checkpoint::{Folder, write_atomically};
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use crate::CLIPError;
 
@@ -20,7 +22,8 @@ const FILES: [&str; 5] = [
     "special_tokens_map.json",
 ];
 
-/// CLIP's lower-cased byte-level BPE (transformers `CLIPTokenizerFast`).
+/// CLIP's lower-cased byte-level BPE. It cleans text as transformers' `CLIPTokenizerFast` does (NFC, one space for a run of
+/// them, lower case), whichever files the folder has.
 #[derive(Clone, Debug)]
 pub struct CLIPTokenizer {
     tokenizer: Tokenizer,
@@ -91,34 +94,35 @@ impl CLIPTokenizer {
             .with_truncation(None)
             .map_err(|e| fail("", e.to_string()))?
             .with_padding(None);
+        let optional = |name: &str| -> Result<Value, CLIPError> {
+            if folder.contains(name) {
+                Ok(folder.read_json(name)?)
+            } else {
+                Ok(Value::Null)
+            }
+        };
+        let config = optional("tokenizer_config.json")?;
+        let special = special_tokens(&config, &optional("special_tokens_map.json")?);
         let id = |token: &str| {
             tokenizer
                 .token_to_id(token)
                 .ok_or_else(|| fail("", format!("has no token '{token}'")))
         };
-        let config: Value = if folder.contains("tokenizer_config.json") {
-            folder.read_json("tokenizer_config.json")?
-        } else {
-            Value::Null
-        };
-        let map: Value = if folder.contains("special_tokens_map.json") {
-            folder.read_json("special_tokens_map.json")?
-        } else {
-            Value::Null
-        };
-        let pad = [&config["pad_token"], &map["pad_token"]]
-            .into_iter()
-            .find_map(|token| token.as_str().or_else(|| token["content"].as_str()))
-            .unwrap_or(EOS);
+        let pad = special.pad.as_ref().map_or(EOS, |pad| &pad.content);
+        let (bos, eos, pad_token_id) = (id(BOS)?, id(EOS)?, id(pad)?);
+        // Those that are not in the vocabulary would get ids that the text encoder does not have.
+        let mut known = special.all;
+        known.retain(|token| tokenizer.token_to_id(&token.content).is_some());
+        tokenizer.add_special_tokens(&known);
         // Older configs write an absurdly large number for "no limit".
         let length = config["model_max_length"]
             .as_u64()
             .filter(|n| (3..=4096).contains(n))
             .map_or(DEFAULT_LENGTH, |n| n as usize);
         Ok(Self {
-            bos: id(BOS)?,
-            eos: id(EOS)?,
-            pad_token_id: id(pad)?,
+            bos,
+            eos,
+            pad_token_id,
             model_max_length: length,
             tokenizer,
             files,
@@ -164,24 +168,57 @@ impl CLIPTokenizer {
     }
 }
 
+struct SpecialTokens {
+    pad: Option<AddedToken>,
+    /// What is recognised inside a prompt as one token.
+    all: Vec<AddedToken>,
+}
+
+/// As transformers reads them: a config that lists its `added_tokens_decoder` is complete, an older one is overruled by
+/// the map.
+fn special_tokens(config: &Value, map: &Value) -> SpecialTokens {
+    let listed = config["added_tokens_decoder"].as_object();
+    let sources = match listed {
+        Some(_) => [config, &Value::Null],
+        None => [map, config],
+    };
+    let find = |name: &str| sources.iter().find_map(|source| added_token(&source[name]));
+    let pad = find("pad_token");
+    let plain = |token: &str| AddedToken::from(token, true).normalized(true);
+    let mut all: Vec<AddedToken> = listed
+        .iter()
+        .flat_map(|tokens| tokens.values())
+        .filter(|token| token["special"].as_bool() == Some(true))
+        .filter_map(added_token)
+        .collect();
+    all.push(find("bos_token").unwrap_or_else(|| plain(BOS)));
+    all.push(find("eos_token").unwrap_or_else(|| plain(EOS)));
+    all.extend(pad.clone());
+    SpecialTokens { pad, all }
+}
+
+/// A token written as a string or with its flags.
+fn added_token(value: &Value) -> Option<AddedToken> {
+    let content = value.as_str().or_else(|| value["content"].as_str())?;
+    let flag = |name: &str, default: bool| value[name].as_bool().unwrap_or(default);
+    Some(
+        AddedToken::from(content, true)
+            .normalized(flag("normalized", true))
+            .lstrip(flag("lstrip", false))
+            .rstrip(flag("rstrip", false))
+            .single_word(flag("single_word", false)),
+    )
+}
+
 /// What `tokenizer.json` would hold, from the two older files.
 fn definition(vocab: Value, merges: &str) -> Value {
-    let special = |token: &str| {
-        json!({"id": vocab[token], "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    let added: Vec<Value> = [BOS, EOS]
-        .into_iter()
-        .filter(|token| vocab[*token].is_u64())
-        .map(special)
-        .collect();
     let merges: Vec<&str> = merges
         .lines()
         .filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
         .collect();
     let word = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
     json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "NFC"},
             {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},

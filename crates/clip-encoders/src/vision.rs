@@ -1,3 +1,5 @@
+//! The vision tower (reference `clip.md` §2).
+
 use std::path::Path;
 
 use burn::{
