@@ -1,0 +1,68 @@
+use std::path::{Path, PathBuf};
+
+/// Everything that can go wrong while converting.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// A file that is not what its name or place promises.
+    #[error("'{path}' is not a usable checkpoint: {reason}")]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The tensors of a checkpoint do not make up the wanted component.
+    #[error("'{path}' does not hold a complete {component}: {reason}")]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The component.
+        component: String,
+        /// What is missing, foreign or of another shape.
+        reason: String,
+    },
+    /// A configuration that is missing a field or contradicts itself.
+    #[error("configuration of the {component}: {reason}")]
+    Config {
+        /// The component.
+        component: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value does not fit the number format that was asked for.
+    #[error(
+        "tensor '{tensor}' has values beyond the range of {dtype}; convert with --dtype bf16 or f32"
+    )]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        dtype: String,
+    },
+    /// The output folder cannot be used.
+    #[error("{0}")]
+    Target(String),
+    /// Reading or writing failed.
+    #[error("cannot access '{path}': {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl ConvertError {
+    pub(crate) fn source(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Source {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
