@@ -30,6 +30,14 @@ pub enum ConvertError {
         /// What is wrong.
         reason: String,
     },
+    /// A tensor cannot be read from its file.
+    #[error("tensor '{tensor}' cannot be read ({reason}); download the file again")]
+    Damaged {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        reason: String,
+    },
     /// A value does not fit the number format that was asked for.
     #[error(
         "tensor '{tensor}' has values beyond the range of {dtype}; convert with --dtype bf16 or f32"

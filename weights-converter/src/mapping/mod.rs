@@ -83,4 +83,26 @@ impl Transform {
             }
         }
     }
+
+    /// Moves the elements of `size` bytes each; doubling is left to the caller, who knows the number format.
+    pub(crate) fn apply(self, bytes: Vec<u8>, shape: &[usize], size: usize) -> Vec<u8> {
+        match self {
+            Self::Rows { part, of } => {
+                let len = bytes.len() / of;
+                bytes[part * len..(part + 1) * len].to_vec()
+            }
+            Self::Transpose => {
+                let (rows, columns) = (shape[0], shape[1]);
+                let mut out = Vec::with_capacity(bytes.len());
+                for column in 0..columns {
+                    for row in 0..rows {
+                        let at = (row * columns + column) * size;
+                        out.extend_from_slice(&bytes[at..at + size]);
+                    }
+                }
+                out
+            }
+            Self::Copy | Self::Squeeze | Self::DoubleInputs { .. } => bytes,
+        }
+    }
 }
