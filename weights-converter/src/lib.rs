@@ -5,6 +5,7 @@ mod convert;
 mod error;
 mod job;
 mod layout;
+mod lora;
 pub mod mapping;
 mod number;
 mod plan;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Component, ConvertError, Source, SourceTensor,
+    lora::Delta,
     mapping::{Mapped, Transform, diffusers, ldm_vae, open_clip, vgen_unet},
 };
 
@@ -22,6 +23,8 @@ pub struct Entry {
     /// How it changes.
     pub transform: Transform,
     pub(crate) tensor: SourceTensor,
+    /// What LoRA files add to the values, in the result's shape.
+    pub(crate) deltas: Vec<Delta>,
 }
 
 impl Entry {
@@ -104,6 +107,7 @@ impl Plan {
                     source: source.to_owned(),
                     transform,
                     tensor: tensor.clone(),
+                    deltas: Vec::new(),
                 };
                 if let Some(other) = entries.insert(target.clone(), entry) {
                     let both = format!("'{}' and '{source}' both give '{target}'", other.source);

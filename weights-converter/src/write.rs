@@ -137,6 +137,14 @@ fn put_tensor(
         }
         _ => None,
     };
+    if !entry.deltas.is_empty() {
+        let mut values = number::widen(&bytes, from);
+        drop(bytes);
+        for delta in &entry.deltas {
+            delta.add_to(&mut values)?;
+        }
+        return put_values(entry, &values, to, put);
+    }
     if from == to && doubled.is_none() {
         return put(&bytes);
     }
@@ -149,7 +157,19 @@ fn put_tensor(
                 }
             }
         }
-        let narrow = number::narrow(&values, to).ok_or_else(|| ConvertError::Overflow {
+        put_values(entry, &values, to, put)?;
+    }
+    Ok(())
+}
+
+fn put_values(
+    entry: &Entry,
+    values: &[f32],
+    to: Dtype,
+    put: &mut dyn FnMut(&[u8]) -> Result<(), ConvertError>,
+) -> Result<(), ConvertError> {
+    for part in values.chunks(GRAIN) {
+        let narrow = number::narrow(part, to).ok_or_else(|| ConvertError::Overflow {
             tensor: entry.target.clone(),
             dtype: format!("{to:?}").to_lowercase(),
         })?;
