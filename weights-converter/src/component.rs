@@ -38,6 +38,17 @@ impl Component {
         }
     }
 
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Unet3d => "unet3d",
+            Self::Vae => "vae",
+            Self::TextEncoder => "text-encoder",
+            Self::ImageEncoder => "image-encoder",
+        }
+    }
+
     /// How its weight file is called, without ending.
     pub fn stem(self) -> &'static str {
         match self {

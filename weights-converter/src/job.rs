@@ -12,11 +12,15 @@ use crate::{ConvertError, write::write_json};
 /// Present in a folder that is being written; loaders refuse it.
 pub const INCOMPLETE: &str = ".incomplete";
 
+/// What was done, written last.
+pub(crate) const MANIFEST: &str = "i2vgen.json";
+
 /// The folder under construction: `NAME.incomplete` beside the target. Dropped unfinished, it is removed.
 #[derive(Debug)]
 pub(crate) struct Job {
     target: PathBuf,
     folder: PathBuf,
+    force: bool,
     _lock: File,
     done: bool,
 }
@@ -33,13 +37,21 @@ impl Job {
         let Some(name) = target.file_name() else {
             return refuse(format!("--output '{shown}' is not the name of a folder"));
         };
-        if target.exists() {
-            if !force {
-                return refuse(format!(
-                    "'{shown}' exists; choose another --output or add --force"
-                ));
-            }
-            let real = target.canonicalize().map_err(ConvertError::io(target))?;
+        let mut name = name.to_owned();
+        name.push(".incomplete");
+        let folder = target.with_file_name(name);
+        let old = old(&folder);
+        if old.exists() && !target.exists() {
+            // A run with --force was killed between its two renames.
+            fs::rename(&old, target).map_err(ConvertError::io(target))?;
+        }
+        if target.exists() && !force {
+            return refuse(format!(
+                "'{shown}' exists; choose another --output or add --force"
+            ));
+        }
+        for used in [target, &folder].into_iter().filter(|path| path.exists()) {
+            let real = used.canonicalize().map_err(ConvertError::io(used))?;
             let inside = |s: &&PathBuf| s.canonicalize().is_ok_and(|s| s.starts_with(&real));
             if let Some(source) = sources.iter().find(inside) {
                 let source = source.display();
@@ -48,9 +60,14 @@ impl Job {
                 ));
             }
         }
-        let mut name = name.to_owned();
-        name.push(".incomplete");
-        let folder = target.with_file_name(name);
+        let ours = [INCOMPLETE, MANIFEST].map(|name| folder.join(name).exists());
+        if !ours.contains(&true) && fs::read_dir(&folder).is_ok_and(|mut dir| dir.next().is_some())
+        {
+            let folder = folder.display();
+            return refuse(format!(
+                "'{folder}' is in the way; move it away or choose another --output"
+            ));
+        }
         fs::create_dir_all(&folder).map_err(ConvertError::io(&folder))?;
         let marker = folder.join(INCOMPLETE);
         let lock = File::create(&marker).map_err(ConvertError::io(&marker))?;
@@ -62,6 +79,16 @@ impl Job {
                 ));
             }
             Err(TryLockError::Error(e)) => return Err(ConvertError::io(&marker)(e)),
+        }
+        if target.exists() && !force {
+            // Another converter has just finished; its lock went with its folder's new name.
+            let _ = fs::remove_dir_all(&folder);
+            return refuse(format!(
+                "'{shown}' exists; another converter has just written it"
+            ));
+        }
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(ConvertError::io(&old))?;
         }
         for entry in fs::read_dir(&folder).map_err(ConvertError::io(&folder))? {
             let path = entry.map_err(ConvertError::io(&folder))?.path();
@@ -77,6 +104,7 @@ impl Job {
         Ok(Self {
             target: target.to_owned(),
             folder,
+            force,
             _lock: lock,
             done: false,
         })
@@ -88,25 +116,48 @@ impl Job {
 
     /// Writes the manifest and gives the folder its name.
     pub(crate) fn finish(mut self, manifest: &Value) -> Result<(), ConvertError> {
-        write_json(&self.folder.join("i2vgen.json"), manifest)?;
-        let io = ConvertError::io(&self.target);
-        let rename = || {
-            fs::remove_file(self.folder.join(INCOMPLETE))?;
-            File::open(&self.folder)?.sync_all()?;
-            let mut old = self.folder.clone().into_os_string();
-            old.push(".old");
-            if self.target.exists() {
-                fs::rename(&self.target, &old)?;
+        for entry in fs::read_dir(&self.folder).map_err(ConvertError::io(&self.folder))? {
+            let path = entry.map_err(ConvertError::io(&self.folder))?.path();
+            if path.is_dir() {
+                sync(&path).map_err(ConvertError::io(&path))?;
             }
-            fs::rename(&self.folder, &self.target)?;
-            if Path::new(&old).exists() {
-                fs::remove_dir_all(&old)?;
-            }
-            Ok(())
-        };
-        rename().map_err(io)?;
+        }
+        write_json(&self.folder.join(MANIFEST), manifest)?;
+        self.publish().map_err(ConvertError::io(&self.target))?;
         self.done = true;
         Ok(())
+    }
+
+    fn publish(&self) -> std::io::Result<()> {
+        fs::remove_file(self.folder.join(INCOMPLETE))?;
+        sync(&self.folder)?;
+        let old = old(&self.folder);
+        if self.force && self.target.exists() {
+            fs::rename(&self.target, &old)?;
+        }
+        fs::rename(&self.folder, &self.target)?;
+        if let Some(parent) = self.target.parent().filter(|p| !p.as_os_str().is_empty()) {
+            sync(parent)?;
+        }
+        if old.exists() {
+            fs::remove_dir_all(&old)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the replaced folder waits while the new one takes its name.
+fn old(folder: &Path) -> PathBuf {
+    let mut old = folder.as_os_str().to_owned();
+    old.push(".old");
+    old.into()
+}
+
+/// Waits until a folder's list of names is on the disk. Systems that cannot open folders do it by themselves.
+fn sync(folder: &Path) -> std::io::Result<()> {
+    match cfg!(unix) {
+        true => File::open(folder)?.sync_all(),
+        false => Ok(()),
     }
 }
 

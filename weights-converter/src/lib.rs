@@ -1,21 +1,29 @@
 //! PyTorch checkpoints of I2VGen-XL become diffusers folders of safetensors, without Python and without burn.
 
+mod burnpack;
 mod component;
 mod convert;
 mod error;
+mod folder;
+mod inspect;
 mod job;
 mod layout;
 mod lora;
 pub mod mapping;
 mod number;
+mod pipelines;
 mod plan;
 mod source;
+mod tokenizer;
 mod write;
 
 pub use component::Component;
-pub use convert::{MAPPING_VERSION, Options, convert_component, read_config};
+pub use convert::{Conversion, MAPPING_VERSION, Options, read_config};
 pub use error::ConvertError;
+pub use inspect::{ComponentReport, Report, inspect};
 pub use job::INCOMPLETE;
 pub use layout::Keys;
-pub use plan::{Entry, Plan};
+pub use lora::{Lora, Merged};
+pub use pipelines::Trio;
+pub use plan::{Differences, Entry, Plan};
 pub use source::{FileFormat, Source, SourceTensor};

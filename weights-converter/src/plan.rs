@@ -1,6 +1,6 @@
 //! What a conversion will do, known and checked before anything is written.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use safetensors::Dtype;
 use serde_json::Value;
@@ -39,8 +39,50 @@ impl Entry {
 pub struct Plan {
     /// The component.
     pub component: Component,
+    /// Its `config.json`, old spellings replaced.
+    pub config: Value,
+    /// The files it comes from.
+    pub files: Vec<PathBuf>,
     /// Its tensors.
     pub entries: Vec<Entry>,
+}
+
+/// How the tensors of a checkpoint differ from what a config asks for.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Differences {
+    /// Tensors that are not there.
+    pub missing: Vec<String>,
+    /// Tensors that belong to another model.
+    pub foreign: Vec<String>,
+    /// Tensors with other sizes, described.
+    pub shapes: Vec<String>,
+}
+
+impl Differences {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.foreign.is_empty() && self.shapes.is_empty()
+    }
+}
+
+impl std::fmt::Display for Differences {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lists = [
+            (&self.missing, "missing"),
+            (&self.foreign, "foreign"),
+            (&self.shapes, "of another shape"),
+        ];
+        let mut separator = "";
+        for (list, what) in lists {
+            if !list.is_empty() {
+                let more = if list.len() > 5 { ", …" } else { "" };
+                let first = list[..list.len().min(5)].join(", ");
+                write!(f, "{separator}{} {what} ({first}{more})", list.len())?;
+                separator = "; ";
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Source {
@@ -68,6 +110,29 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The one component that this file holds.
+    ///
+    /// # Errors
+    /// If it holds none or several.
+    pub fn component(&self) -> Result<Component, ConvertError> {
+        let found = self.components();
+        let reason = match found.as_slice() {
+            [one] => return Ok(*one),
+            [] => {
+                let keys: Vec<&str> = self.tensors.keys().take(3).map(String::as_str).collect();
+                let keys = keys.join(", ");
+                format!("it holds no component of this model; its tensors are called {keys} …")
+            }
+            several => {
+                let names: Vec<&str> = several.iter().map(|c| c.name()).collect();
+                format!("it holds {}; choose one with --component", names.join(", "))
+            }
+        };
+        Err(ConvertError::source(&self.path, reason))
+    }
+}
+
 impl Plan {
     /// Maps the tensors of one component, possibly in several shards, and checks them against its config.
     ///
@@ -78,10 +143,31 @@ impl Plan {
         sources: &[Source],
         config: &Value,
     ) -> Result<Self, ConvertError> {
-        let path = sources.first().map(|s| s.path.clone()).unwrap_or_default();
+        let (plan, differences) = Self::compare(component, sources, config)?;
+        if !differences.is_empty() {
+            return Err(ConvertError::Mismatch {
+                path: plan.files.first().cloned().unwrap_or_default(),
+                component: component.name().to_owned(),
+                reason: differences.to_string(),
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Like [`Plan::new`], but differences are no error: the plan then holds what fits.
+    ///
+    /// # Errors
+    /// If two tensors have the same place, one is not a float, or the config is unusable.
+    pub fn compare(
+        component: Component,
+        sources: &[Source],
+        config: &Value,
+    ) -> Result<(Self, Differences), ConvertError> {
+        let config = &modern(component, config);
+        let files: Vec<PathBuf> = sources.iter().map(|s| s.path.clone()).collect();
         let fail = |reason: String| ConvertError::Mismatch {
-            path: path.clone(),
-            component: component.folder().to_owned(),
+            path: files.first().cloned().unwrap_or_default(),
+            component: component.name().to_owned(),
             reason,
         };
         let tensors = subtree(component, sources);
@@ -130,25 +216,6 @@ impl Plan {
             }
         }
         foreign.extend(entries.into_values().map(|entry| entry.source));
-        let problems: Vec<String> = [
-            ("missing", missing),
-            ("foreign", foreign),
-            ("of another shape", shapes),
-        ]
-        .into_iter()
-        .filter(|(_, list)| !list.is_empty())
-        .map(|(what, list)| {
-            let more = if list.len() > 5 { ", …" } else { "" };
-            format!(
-                "{} {what} ({}{more})",
-                list.len(),
-                list[..list.len().min(5)].join(", ")
-            )
-        })
-        .collect();
-        if !problems.is_empty() {
-            return Err(fail(problems.join("; ")));
-        }
         if let Some(entry) = plan
             .iter()
             .find(|e| crate::number::size(e.tensor.dtype).is_none())
@@ -159,15 +226,23 @@ impl Plan {
             )));
         }
         plan.sort_by(|a, b| a.target.cmp(&b.target));
-        Ok(Self {
+        let plan = Self {
             component,
+            config: config.clone(),
+            files,
             entries: plan,
-        })
+        };
+        let differences = Differences {
+            missing,
+            foreign,
+            shapes,
+        };
+        Ok((plan, differences))
     }
 
     /// Doubles what `conv_in` sees of the image, as the authors' code does at run time.
-    pub fn fold_concat_gain(&mut self, config: &Value) {
-        let from = config["in_channels"].as_u64().unwrap_or(4) as usize;
+    pub fn fold_concat_gain(&mut self) {
+        let from = self.config["in_channels"].as_u64().unwrap_or(4) as usize;
         for entry in &mut self.entries {
             if self.component == Component::Unet && entry.target == "conv_in.weight" {
                 entry.transform = Transform::DoubleInputs { from };
@@ -182,6 +257,17 @@ impl Plan {
             .map(|e| e.shape.iter().product::<usize>())
             .sum()
     }
+}
+
+/// The config with today's names: the UNet's `num_attention_heads` of diffusers 0.26 means channels per head, and is
+/// ignored by later versions (reference: `unet.md` §1).
+fn modern(component: Component, config: &Value) -> Value {
+    let mut config = config.clone();
+    let unet = matches!(component, Component::Unet | Component::Unet3d);
+    if unet && config["attention_head_dim"].is_null() && !config["num_attention_heads"].is_null() {
+        config["attention_head_dim"] = config["num_attention_heads"].take();
+    }
+    config
 }
 
 /// The component's tensors, without the prefix under which they lie in a larger checkpoint.

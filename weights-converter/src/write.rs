@@ -5,12 +5,13 @@ use std::{fs::File, io::Write, path::Path};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use crate::{ConvertError, Plan, mapping::Transform, number, plan::Entry};
+use crate::{ConvertError, Options, Plan, burnpack, mapping::Transform, number, plan::Entry};
 
 /// Elements converted at once.
 const GRAIN: usize = 1 << 20;
 
-/// Writes a plan as `{stem}.safetensors`, or in shards with an index if it is larger than `shard_size` bytes.
+/// Writes a plan as `{stem}.safetensors`, or in shards with an index if it is larger than `shard_size` bytes, and
+/// additionally as `{stem}.bpk`, if that is wanted.
 ///
 /// `progress` is told the bytes written.
 ///
@@ -19,10 +20,10 @@ const GRAIN: usize = 1 << 20;
 pub(crate) fn write(
     plan: &Plan,
     folder: &Path,
-    dtype: Option<Dtype>,
-    shard_size: Option<u64>,
+    options: &Options,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), ConvertError> {
+    let (dtype, shard_size) = (options.dtype, options.shard_size);
     let mut entries: Vec<&Entry> = plan.entries.iter().collect();
     // Wide formats first, so that every tensor is aligned to its own size.
     entries.sort_by_key(|e| {
@@ -33,7 +34,7 @@ pub(crate) fn write(
     });
     let mut shards: Vec<Vec<&Entry>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
-    for entry in entries {
+    for entry in &entries {
         let bytes = length(entry, dtype);
         let last = shards.len() - 1;
         if shard_size.is_some_and(|max| filled > 0 && filled + bytes > max) {
@@ -55,7 +56,8 @@ pub(crate) fn write(
         for entry in shard {
             weight_map.insert(entry.target.clone(), json!(name));
         }
-        write_file(shard, &folder.join(name), dtype, progress)?;
+        let header = safetensors_header(shard, dtype);
+        write_file(shard, &folder.join(name), &header, 1, dtype, progress)?;
     }
     if count > 1 {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
@@ -64,16 +66,46 @@ pub(crate) fn write(
             &index,
         )?;
     }
+    if options.burnpack {
+        let path = folder.join(format!("{stem}.bpk"));
+        let list = entries.iter().map(|e| {
+            let dtype = out_dtype(e, dtype);
+            (
+                e.target.as_str(),
+                dtype,
+                e.shape.as_slice(),
+                length(e, Some(dtype)),
+            )
+        });
+        let header = burnpack::header(list).map_err(ConvertError::io(&path))?;
+        write_file(
+            &entries,
+            &path,
+            &header,
+            burnpack::ALIGNMENT,
+            dtype,
+            progress,
+        )?;
+    }
     Ok(())
+}
+
+/// Bytes that [`write`] will write, without headers.
+pub(crate) fn bytes(plan: &Plan, options: &Options) -> u64 {
+    let once: u64 = plan.entries.iter().map(|e| length(e, options.dtype)).sum();
+    once * if options.burnpack { 2 } else { 1 }
+}
+
+/// Writes a file and waits until it is on the disk.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
+    let mut file = File::create(path).map_err(ConvertError::io(path))?;
+    file.write_all(bytes).map_err(ConvertError::io(path))?;
+    file.sync_all().map_err(ConvertError::io(path))
 }
 
 /// Writes JSON and waits until it is on the disk.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ConvertError> {
-    let text = format!("{value:#}\n");
-    let mut file = File::create(path).map_err(ConvertError::io(path))?;
-    file.write_all(text.as_bytes())
-        .map_err(ConvertError::io(path))?;
-    file.sync_all().map_err(ConvertError::io(path))
+    write_bytes(path, format!("{value:#}\n").as_bytes())
 }
 
 fn out_dtype(entry: &Entry, dtype: Option<Dtype>) -> Dtype {
@@ -85,12 +117,8 @@ fn length(entry: &Entry, dtype: Option<Dtype>) -> u64 {
     (entry.shape.iter().product::<usize>() * size) as u64
 }
 
-fn write_file(
-    entries: &[&Entry],
-    path: &Path,
-    dtype: Option<Dtype>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(), ConvertError> {
+/// The first bytes of a safetensors file.
+fn safetensors_header(entries: &[&Entry], dtype: Option<Dtype>) -> Vec<u8> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut at = 0;
@@ -106,12 +134,29 @@ fn write_file(
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.append(&mut header);
+    out
+}
+
+/// Writes a header and after it the tensors, each at a multiple of `alignment`.
+fn write_file(
+    entries: &[&Entry],
+    path: &Path,
+    header: &[u8],
+    alignment: u64,
+    dtype: Option<Dtype>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), ConvertError> {
     let mut file = File::create(path).map_err(ConvertError::io(path))?;
     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(ConvertError::io(path));
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(&header)?;
+    put(header)?;
+    let mut at: u64 = 0;
     for entry in entries {
+        let padding = at.next_multiple_of(alignment) - at;
+        put(&vec![0; padding as usize])?;
         put_tensor(entry, out_dtype(entry, dtype), &mut put)?;
+        at += padding + length(entry, dtype);
         progress(length(entry, dtype));
     }
     file.sync_all().map_err(ConvertError::io(path))

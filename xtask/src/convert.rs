@@ -3,48 +3,95 @@
 use std::{error::Error, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use i2vgen_weights_converter::{Component, Options, Plan, Source, convert_component, read_config};
+use i2vgen_weights_converter::{
+    Component, Conversion, Lora, Options, Plan, Source, Trio, read_config,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::Dtype;
 
 #[derive(Subcommand)]
 pub(crate) enum Convert {
+    /// The authors' three files become one diffusers folder
+    Trio {
+        /// The UNet: i2vgen_xl_00854500.pth
+        #[arg(long, value_name = "FILE")]
+        unet: Option<PathBuf>,
+        /// The VAE: v2-1_512-ema-pruned.ckpt
+        #[arg(long, value_name = "FILE")]
+        vae: Option<PathBuf>,
+        /// Both CLIP towers: open_clip_pytorch_model.bin
+        #[arg(long, value_name = "FILE")]
+        clip: Option<PathBuf>,
+        /// A diffusers folder whose configs and tokenizer describe a model of another than the published size
+        #[arg(long, value_name = "DIR")]
+        configs: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A diffusers folder with pickles (.bin), shards or variants becomes one of plain safetensors
+    Folder {
+        /// The folder
+        dir: PathBuf,
+        /// Prefer files of this variant, for example fp16
+        #[arg(long)]
+        variant: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
     /// One weight file (.pth .pt .ckpt .bin .safetensors) becomes one component folder
-    File(File),
+    File {
+        /// The weight file
+        file: PathBuf,
+        /// Which component to take; told from the tensor names if the file holds only one
+        #[arg(long)]
+        component: Option<ComponentArg>,
+        /// A diffusers folder whose configs describe a model of another than the published size
+        #[arg(long, value_name = "DIR")]
+        configs: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Args)]
-pub(crate) struct File {
-    /// The weight file
-    file: PathBuf,
-    /// Which component to take; told from the tensor names if the file holds only one
-    #[arg(long)]
-    component: Option<ComponentArg>,
-    /// A diffusers folder whose configs describe a model of another than the published size
-    #[arg(long, value_name = "DIR")]
-    configs: Option<PathBuf>,
-    /// The new component folder
+pub(crate) struct Common {
+    /// The new folder
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Number format of the result
     #[arg(long, default_value = "keep")]
     dtype: DtypeArg,
+    /// A LoRA to merge, with its strength (1 if left out); may be given several times
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    lora: Vec<String>,
+    /// Leave out LoRA keys that fit nowhere, instead of failing
+    #[arg(long, requires = "lora")]
+    allow_unknown: bool,
     /// Largest weight file, for example 5GB; one file if left out
     #[arg(long, value_parser = size, value_name = "SIZE")]
     shard_size: Option<u64>,
+    /// burnpack additionally writes burn's own format (.bpk)
+    #[arg(long, default_value = "safetensors")]
+    to: Format,
     /// Whether the authors' doubled image features are folded into conv_in
     #[arg(long, default_value = "keep")]
     concat_gain: Gain,
+    /// Only these components (comma-separated)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<ComponentArg>,
     /// Print what would be done, write nothing
     #[arg(long)]
     dry_run: bool,
     /// Replace the output folder if it exists
     #[arg(long)]
     force: bool,
+    /// Print JSON: the manifest, or with --dry-run the mapping
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ComponentArg {
+pub(crate) enum ComponentArg {
     Unet,
     Unet3d,
     Vae,
@@ -58,6 +105,12 @@ enum DtypeArg {
     F16,
     Bf16,
     Keep,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Safetensors,
+    Burnpack,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -84,35 +137,62 @@ fn size(text: &str) -> Result<u64, String> {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<(), Box<dyn Error>> {
-        let Self::File(args) = self;
-        args.run()
+        match self {
+            Self::Trio {
+                unet,
+                vae,
+                clip,
+                configs,
+                common,
+            } => {
+                let only = common.only();
+                let files = Trio { unet, vae, clip };
+                common.run(Conversion::trio(
+                    &files,
+                    configs.as_deref(),
+                    only.as_deref(),
+                )?)
+            }
+            Self::Folder {
+                dir,
+                variant,
+                common,
+            } => {
+                let only = common.only();
+                common.run(Conversion::folder(
+                    &dir,
+                    variant.as_deref(),
+                    only.as_deref(),
+                )?)
+            }
+            Self::File {
+                file,
+                component,
+                configs,
+                common,
+            } => {
+                let source = Source::open(&file)?;
+                let component = match component {
+                    Some(component) => component.into(),
+                    None => source.component()?,
+                };
+                let config = read_config(component, configs.as_deref())?;
+                common.run(Conversion::component(Plan::new(
+                    component,
+                    &[source],
+                    &config,
+                )?))
+            }
+        }
     }
 }
 
-impl File {
-    fn run(self) -> Result<(), Box<dyn Error>> {
-        let source = Source::open(&self.file)?;
-        let component = match (self.component, source.components().as_slice()) {
-            (Some(component), _) => component.into(),
-            (None, [one]) => *one,
-            (None, []) => {
-                let keys: Vec<&str> = source.tensors.keys().take(3).map(String::as_str).collect();
-                let file = self.file.display();
-                return Err(format!(
-                    "'{file}' holds no component of this model; its tensors are called {} …",
-                    keys.join(", ")
-                )
-                .into());
-            }
-            (None, several) => {
-                let names: Vec<&str> = several.iter().map(|c| c.folder()).collect();
-                let (file, names) = (self.file.display(), names.join(", "));
-                return Err(format!("'{file}' holds {names}; choose one with --component").into());
-            }
-        };
-        let config = read_config(component, self.configs.as_deref())?;
-        let sources = [source];
-        let mut plan = Plan::new(component, &sources, &config)?;
+impl Common {
+    fn only(&self) -> Option<Vec<Component>> {
+        (!self.only.is_empty()).then(|| self.only.iter().map(|c| (*c).into()).collect())
+    }
+
+    fn run(self, mut conversion: Conversion) -> Result<(), Box<dyn Error>> {
         let options = Options {
             dtype: match self.dtype {
                 DtypeArg::F32 => Some(Dtype::F32),
@@ -121,38 +201,75 @@ impl File {
                 DtypeArg::Keep => None,
             },
             shard_size: self.shard_size,
+            burnpack: self.to == Format::Burnpack,
             fold_concat_gain: self.concat_gain == Gain::Fold,
             force: self.force,
         };
-        if self.dry_run {
-            if options.fold_concat_gain {
-                plan.fold_concat_gain(&config);
+        for lora in &self.lora {
+            let (path, strength) = Lora::parse_argument(lora)?;
+            let skipped = conversion.merge(&Lora::open(&path, strength)?, self.allow_unknown)?;
+            for key in skipped {
+                eprintln!("left out of {}: {key}", path.display());
             }
-            for e in &plan.entries {
-                let (from, how) = (e.source_dtype(), e.transform);
-                println!(
-                    "{} -> {}  {:?}  {from:?}  {how:?}",
-                    e.source, e.target, e.shape
-                );
-            }
-            return Ok(());
         }
-        let wide = options.dtype.map(|d| if d == Dtype::F32 { 4 } else { 2 });
-        let bytes = |e: &i2vgen_weights_converter::Entry| {
-            let size = wide.unwrap_or(e.source_dtype().bitsize() / 8);
-            (e.shape.iter().product::<usize>() * size) as u64
-        };
-        let bar = ProgressBar::new(plan.entries.iter().map(bytes).sum());
+        if self.dry_run {
+            return self.dry_run(conversion, &options);
+        }
+        let bar = ProgressBar::new(conversion.bytes(&options));
         bar.set_style(ProgressStyle::with_template(
             "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         )?);
-        convert_component(&plan, &config, &sources, &self.output, &options, &mut |n| {
-            bar.inc(n)
-        })?;
+        let manifest = conversion.write(&self.output, &options, &mut |n| bar.inc(n))?;
         bar.finish_and_clear();
-        let (count, parameters) = (plan.entries.len(), plan.parameters());
-        let (folder, output) = (component.folder(), self.output.display());
-        println!("{folder}: {count} tensors, {parameters} parameters in {output}");
+        if self.json {
+            println!("{manifest:#}");
+            return Ok(());
+        }
+        for (name, part) in manifest["components"].as_object().into_iter().flatten() {
+            println!(
+                "{name:<14} {} tensors, {} parameters",
+                part["tensors"], part["parameters"]
+            );
+        }
+        println!("written to {}", self.output.display());
+        Ok(())
+    }
+
+    fn dry_run(self, mut conversion: Conversion, options: &Options) -> Result<(), Box<dyn Error>> {
+        if options.fold_concat_gain {
+            conversion.plans.iter_mut().for_each(Plan::fold_concat_gain);
+        }
+        let entries = || {
+            conversion
+                .plans
+                .iter()
+                .flat_map(|p| p.entries.iter().map(move |e| (p.component, e)))
+        };
+        if self.json {
+            let rows: Vec<_> = entries()
+                .map(|(component, e)| {
+                    serde_json::json!({
+                        "component": component.name(),
+                        "source": e.source,
+                        "target": e.target,
+                        "shape": e.shape,
+                        "dtype": format!("{:?}", e.source_dtype()),
+                        "transform": e.transform,
+                    })
+                })
+                .collect();
+            println!("{:#}", serde_json::Value::from(rows));
+            return Ok(());
+        }
+        let width = entries().map(|(_, e)| e.source.len()).max().unwrap_or(0);
+        for (component, e) in entries() {
+            let target = format!("{}/{}", component.folder(), e.target);
+            let (from, how) = (e.source_dtype(), e.transform);
+            println!(
+                "{:<width$}  {target}  {:?}  {from:?}  {how:?}",
+                e.source, e.shape
+            );
+        }
         Ok(())
     }
 }

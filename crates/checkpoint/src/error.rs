@@ -10,6 +10,9 @@ pub enum CheckpointError {
     /// A file was given where a folder is needed.
     #[error("'{0}' is not a folder; give the path of a diffusers model folder")]
     NotAFolder(PathBuf),
+    /// The converter was interrupted while writing it.
+    #[error("'{0}' is incomplete: its conversion was interrupted; convert again")]
+    Incomplete(PathBuf),
     /// A file that the folder must have is not there.
     #[error("'{0}' is missing; the model folder is incomplete: download or convert it again")]
     FileNotFound(String),

@@ -65,6 +65,9 @@ impl Folder {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() && path.join(".incomplete").exists() => {
+                Err(CheckpointError::Incomplete(path.to_owned()))
+            }
             Ok(meta) if meta.is_dir() => Ok(Self(Source::Disk(path.to_owned()))),
             Ok(_) => Err(CheckpointError::NotAFolder(path.to_owned())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

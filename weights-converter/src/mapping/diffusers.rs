@@ -45,16 +45,32 @@ pub fn map_vae(key: &str) -> Mapped {
 
 /// The text tower. transformers 5 leaves out the `text_model.`, transformers before 4.31 wrote position ids.
 pub fn map_text(key: &str) -> Mapped {
-    tower(key, "text_model.", &[])
+    tower(
+        key,
+        "text_model.",
+        &[],
+        &[
+            "vision_model.",
+            "visual_projection.",
+            "text_projection.",
+            "logit_scale",
+        ],
+    )
 }
 
 /// The vision tower.
 pub fn map_vision(key: &str) -> Mapped {
-    tower(key, "vision_model.", &["visual_projection."])
+    tower(
+        key,
+        "vision_model.",
+        &["visual_projection."],
+        &["text_model.", "text_projection.", "logit_scale"],
+    )
 }
 
-fn tower(key: &str, model: &str, outside: &[&str]) -> Mapped {
-    if key.ends_with("position_ids") {
+/// `other`: what a file with both towers has besides this one.
+fn tower(key: &str, model: &str, outside: &[&str], other: &[&str]) -> Mapped {
+    if key.ends_with("position_ids") || other.iter().any(|part| key.starts_with(part)) {
         Mapped::Ignored
     } else if key.starts_with(model) || outside.iter().any(|part| key.starts_with(part)) {
         Mapped::one(key, Transform::Copy)
