@@ -243,6 +243,12 @@ impl fmt::Display for Report {
             )?;
             if !part.differences.is_empty() {
                 writeln!(f, "    PROBLEM: {}", part.differences)?;
+                if self.path.is_file() {
+                    writeln!(
+                        f,
+                        "    (compared with the published model; one of another size converts with --configs DIR)"
+                    )?;
+                }
             }
             match &part.non_finite {
                 Some(found) if found.is_empty() => writeln!(f, "    all values are finite")?,

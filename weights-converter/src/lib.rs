@@ -15,6 +15,7 @@ mod pipelines;
 mod plan;
 mod source;
 mod tokenizer;
+mod wrapped;
 mod write;
 
 pub use component::Component;

@@ -13,7 +13,10 @@ use memmap2::{Mmap, UncheckedAdvice};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::ConvertError;
+use crate::{
+    ConvertError,
+    wrapped::{self, View},
+};
 
 /// What kind of file a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -39,6 +42,7 @@ pub struct SourceTensor {
 enum Data {
     Mapped(Arc<Mmap>, Range<usize>),
     Pickled(pytorch_reader::Tensor),
+    Wrapped(View),
 }
 
 impl SourceTensor {
@@ -49,20 +53,24 @@ impl SourceTensor {
     pub fn read(&self) -> std::io::Result<Vec<u8>> {
         match &self.data {
             Data::Pickled(tensor) => tensor.read(),
+            Data::Wrapped(view) => view.read(),
             Data::Mapped(map, range) => {
                 let bytes = map[range.clone()].to_vec();
-                // Pages that were copied need not count as our memory. Whole pages inside the range only.
-                const PAGE: usize = 4096;
-                let (start, end) = (range.start.div_ceil(PAGE) * PAGE, range.end / PAGE * PAGE);
-                if end > start {
-                    // SAFETY: the map is read-only and file-backed; dropped pages are read again when touched.
-                    let _ = unsafe {
-                        map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
-                    };
-                }
+                forget(map, range.clone());
                 Ok(bytes)
             }
         }
+    }
+}
+
+/// Pages that were copied need not count as our memory. Whole pages inside the range only.
+pub(crate) fn forget(map: &Mmap, range: Range<usize>) {
+    const PAGE: usize = 4096;
+    let (start, end) = (range.start.div_ceil(PAGE) * PAGE, range.end / PAGE * PAGE);
+    if end > start {
+        // SAFETY: the map is read-only and file-backed; dropped pages are read again when touched.
+        let _ =
+            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
     }
 }
 
@@ -168,11 +176,21 @@ impl Source {
         let reader = PytorchReader::with_top_level_key(path, "state_dict")
             .ok()
             .filter(|reader| !reader.is_empty());
-        let reader = match reader {
-            Some(reader) => reader,
-            None => PytorchReader::new(path).map_err(|e| {
-                ConvertError::source(path, format!("not a readable PyTorch file ({e})"))
-            })?,
+        let reader = match reader.map_or_else(|| PytorchReader::new(path), Ok) {
+            Ok(reader) => reader,
+            Err(e) => {
+                let refused = |inner: String| {
+                    let reason = format!("not a readable PyTorch file ({e}; {inner})");
+                    ConvertError::source(path, reason)
+                };
+                let views = wrapped::open(path).map_err(refused)?;
+                let tensor = |(name, view): (String, View)| {
+                    let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+                    let data = Data::Wrapped(view);
+                    (name, SourceTensor { dtype, shape, data })
+                };
+                return Self::pickled(path, views.into_iter().map(tensor).collect());
+            }
         };
         let tensors: BTreeMap<_, _> = reader
             .into_tensors()
@@ -186,6 +204,10 @@ impl Source {
                 (name, tensor)
             })
             .collect();
+        Self::pickled(path, tensors)
+    }
+
+    fn pickled(path: &Path, tensors: BTreeMap<String, SourceTensor>) -> Result<Self, ConvertError> {
         if tensors.is_empty() {
             return Err(ConvertError::source(path, "it holds no tensors"));
         }
