@@ -92,6 +92,7 @@ pub(crate) fn open(path: &Path) -> Result<BTreeMap<String, View>, String> {
     let mut names = archive.file_names().filter_map(Result::ok);
     let name = names.find(|n| n.ends_with("/data.pkl") || n == "data.pkl");
     let name = name.ok_or("no data.pkl in it")?.into_owned();
+    drop(names);
     let root = name.trim_end_matches("data.pkl").to_owned();
     let mut bytes = Vec::new();
     let pickle = archive.by_name(&name).map_err(|e| text(&e))?;
