@@ -1,28 +1,39 @@
-//! LoRA files, merged while converting.
+//! LoRA files, merged while converting (reference: `checkpoints.md` §4): `W + strength · scale · up · down`.
 
-use crate::{ConvertError, SourceTensor};
+mod config;
+mod delta;
+mod keys;
+mod modules;
 
-/// What one LoRA adds to one weight: `scale · up · down`.
-#[derive(Clone, Debug)]
-pub(crate) struct Delta {
-    pub(crate) down: SourceTensor,
-    pub(crate) up: SourceTensor,
-    pub(crate) scale: f32,
-}
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-impl Delta {
-    /// Adds it to the weight's values.
-    pub(crate) fn add_to(&self, values: &mut [f32]) -> Result<(), ConvertError> {
-        let _ = (values, &self.down, &self.up, self.scale);
-        Ok(())
-    }
-}
+pub(crate) use self::delta::Delta;
+use self::{
+    config::AdapterConfig,
+    keys::{Part, parse},
+    modules::Modules,
+};
+use crate::{ConvertError, Plan, Source, SourceTensor};
 
-/// A LoRA file.
+/// A LoRA file, opened and sorted by layer.
 #[derive(Debug)]
 pub struct Lora {
-    path: std::path::PathBuf,
+    path: PathBuf,
     strength: f32,
+    layers: BTreeMap<String, Layer>,
+    config: AdapterConfig,
+    unknown: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Layer {
+    down: Option<SourceTensor>,
+    up: Option<SourceTensor>,
+    alpha: Option<f32>,
+    keys: Vec<String>,
 }
 
 /// What a merge did.
@@ -35,27 +46,151 @@ pub struct Merged {
 }
 
 impl Lora {
-    /// `FILE[:STRENGTH]`.
-    pub fn parse_argument(text: &str) -> Result<(std::path::PathBuf, f32), String> {
-        Ok((text.into(), 1.0))
+    /// Splits `FILE[:STRENGTH]`. What follows the last colon is a strength if it is a number; otherwise all is the name.
+    ///
+    /// # Errors
+    /// If the strength is not finite, or there is neither such a file nor such a number.
+    pub fn parse_argument(text: &str) -> Result<(PathBuf, f32), String> {
+        let Some((file, strength)) = text.rsplit_once(':') else {
+            return Ok((text.into(), 1.0));
+        };
+        match strength.parse::<f32>() {
+            Ok(strength) if strength.is_finite() => Ok((file.into(), strength)),
+            Err(_) if Path::new(text).exists() => Ok((text.into(), 1.0)),
+            _ => Err(format!("'{strength}' is not a strength; write FILE:0.8")),
+        }
     }
-    /// Opens a LoRA file.
-    pub fn open(path: &std::path::Path, strength: f32) -> Result<Self, ConvertError> {
-        Err(ConvertError::Target(format!(
-            "{} {strength}",
-            path.display()
-        )))
+
+    /// Opens a LoRA in diffusers' (old or new), PEFT's or kohya's layout. PEFT's settings are read from the header or from
+    /// `adapter_config.json` beside the file.
+    ///
+    /// # Errors
+    /// If it is no weight file, a layer lacks one of its halves, or it needs what cannot be merged (DoRA, LoHa, LoKr, Tucker).
+    pub fn open(path: &Path, strength: f32) -> Result<Self, ConvertError> {
+        let bad = |reason: String| ConvertError::source(path, reason);
+        let source = Source::open(path)?;
+        let config = AdapterConfig::find(&source)?;
+        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
+        let mut unknown = Vec::new();
+        for (key, tensor) in source.tensors {
+            let Some((module, part)) = parse(&key) else {
+                unknown.push(key);
+                continue;
+            };
+            let layer = layers.entry(module).or_default();
+            let twice = match part {
+                Part::Down => layer.down.replace(tensor).is_some(),
+                Part::Up => layer.up.replace(tensor).is_some(),
+                Part::Alpha => layer.alpha.replace(scalar(path, &key, &tensor)?).is_some(),
+                Part::Unsupported(what) => {
+                    return Err(bad(format!(
+                        "'{key}' belongs to {what}, which cannot be merged"
+                    )));
+                }
+            };
+            if twice {
+                return Err(bad(format!(
+                    "'{key}' is there twice, under different names"
+                )));
+            }
+            layer.keys.push(key);
+        }
+        if let Some((module, layer)) = layers
+            .iter()
+            .find(|(_, l)| l.down.is_none() || l.up.is_none())
+        {
+            let lost = if layer.down.is_none() { "down" } else { "up" };
+            return Err(bad(format!(
+                "layer '{module}' has no {lost} matrix; download it again"
+            )));
+        }
+        if layers.is_empty() {
+            return Err(bad(
+                "it is not a LoRA: no key ends in lora_A, lora_down or lora.down".into(),
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            strength,
+            layers,
+            config,
+            unknown,
+        })
     }
-    /// Adds its deltas.
-    pub fn merge_into(&self, _: &mut [crate::Plan], _: bool) -> Result<Merged, ConvertError> {
-        Err(ConvertError::Target("soon".into()))
+
+    /// Adds it to the weights of UNet and text encoder. With `allow_unknown`, keys that fit nowhere are only returned.
+    ///
+    /// # Errors
+    /// If a key fits nowhere, a matrix has other sizes than the weight, or nothing fits at all.
+    pub fn merge_into(
+        &self,
+        plans: &mut [Plan],
+        allow_unknown: bool,
+    ) -> Result<Merged, ConvertError> {
+        let bad = |reason: String| ConvertError::source(&self.path, reason);
+        let modules = Modules::of(plans);
+        let mut skipped = self.unknown.clone();
+        let mut merged = 0;
+        for (module, layer) in &self.layers {
+            let places = modules.find(module);
+            let (Some(down), Some(up), false) = (&layer.down, &layer.up, places.is_empty()) else {
+                skipped.extend(layer.keys.iter().cloned());
+                continue;
+            };
+            let rank = down.shape.first().copied().unwrap_or(0);
+            let scale = match layer.alpha {
+                Some(alpha) => alpha / rank as f32,
+                None => self.config.scale(module, rank),
+            };
+            for place in places {
+                let entry = &mut plans[place.plan].entries[place.entry];
+                let delta = Delta {
+                    name: module.clone(),
+                    down: down.clone(),
+                    up: up.clone(),
+                    rows: place.rows,
+                    scale: scale * self.strength,
+                };
+                delta.check(&entry.target, &entry.shape).map_err(bad)?;
+                merged += 1;
+                // Adding zero could still change a byte: -0 + 0 is +0.
+                if self.strength != 0.0 {
+                    entry.deltas.push(delta);
+                }
+            }
+        }
+        if merged == 0 {
+            return Err(bad("none of its layers is in this model".into()));
+        }
+        if !skipped.is_empty() && !allow_unknown {
+            let (count, first) = (skipped.len(), skipped[..skipped.len().min(5)].join(", "));
+            return Err(bad(format!(
+                "{count} of its keys fit nowhere ({first}); leave them out with --allow-unknown"
+            )));
+        }
+        Ok(Merged { merged, skipped })
     }
+
     /// The file.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Its strength.
+
+    /// How strongly it is added; 1 is as trained.
     pub fn strength(&self) -> f32 {
         self.strength
     }
+}
+
+fn scalar(path: &Path, key: &str, tensor: &SourceTensor) -> Result<f32, ConvertError> {
+    let bad = |reason: &str| ConvertError::source(path, format!("'{key}' {reason}"));
+    let count: usize = tensor.shape.iter().product();
+    if count != 1 || crate::number::size(tensor.dtype).is_none() {
+        return Err(bad("is not a number"));
+    }
+    let bytes = tensor.read().map_err(|e| bad(&e.to_string()))?;
+    let value = crate::number::widen(&bytes, tensor.dtype).first().copied();
+    value
+        .filter(|v| v.is_finite())
+        .ok_or_else(|| bad("is not finite"))
 }

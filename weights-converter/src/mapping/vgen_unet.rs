@@ -46,6 +46,23 @@ const RESIDUAL: &[(&str, &str)] = &[
     ("temopral_conv.", "temp_convs.{j}."),
 ];
 
+/// The original names of a residual block's weights.
+pub(crate) fn residual_parts() -> impl Iterator<Item = &'static str> {
+    RESIDUAL.iter().map(|(from, _)| from.trim_end_matches('.'))
+}
+
+/// The original names of those diffusers modules that lie outside the blocks.
+pub(crate) fn outer_parts<'a>(modules: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let original = |module: &str| {
+        let dotted = format!("{module}.");
+        let rest = |(from, to): &(&str, &str)| Some(format!("{from}{}", dotted.strip_prefix(to)?));
+        let name = PARTS.iter().find_map(rest)?;
+        Some(name.trim_end_matches('.').to_owned())
+    };
+    let fused = FUSED.trim_end_matches(".weight").to_owned();
+    modules.filter_map(original).chain([fused]).collect()
+}
+
 /// Where a tensor goes. `layers` is the config's `layers_per_block`.
 pub fn map(key: &str, layers: usize) -> Mapped {
     if key == FUSED {

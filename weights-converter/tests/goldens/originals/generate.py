@@ -14,10 +14,12 @@ Writes beside this script:
     unet.pth           VGen's UNetSD_I2VGen, as {"state_dict", "step"}
     vae.ckpt           CompVis' AutoencoderKL (ModelScope's copy) inside what Lightning leaves in a Stable Diffusion checkpoint
     clip.bin           open_clip's CLIP, a flat state dict
-    unet3d.pth         ModelScope's Vid2VidSDUNet, a bare state dict whose weights are overlapping views of one storage
+    unet3d.pth         ModelScope's Vid2VidSDUNet, a bare state dict
+                       (in these two the weights are overlapping views of one storage, which keeps the files small)
     configs/           a diffusers folder without weights, for `--configs`; the first three files fit it together
     configs_refine/    the same for unet3d.pth
-    goldens.safetensors   inputs and outputs; unet3d.json: name -> [shape, sha256] of the converted refinement UNet
+    goldens.safetensors   inputs and outputs
+    unet3d.json        the converted refinement UNet: name -> [shape, start of the sha256 of its f16 values]
 
 Every output is checked here against diffusers' and transformers' modules. Their weights are copied from module to module, not by
 name, so that this check shares nothing with the converter's tables. The differences are printed.
@@ -113,7 +115,7 @@ def randomise(model, seed):
 
 def share(model, seed):
     """Every weight becomes a view of one small storage, each from another offset: a small file of overlapping tensors."""
-    pool = (0.08 * torch.randn(24_000, generator=torch.Generator().manual_seed(seed))).half()
+    pool = (0.08 * torch.randn(40_000, generator=torch.Generator().manual_seed(seed))).half()
     state = halves(model)
     for i, (name, p) in enumerate(p for p in model.named_parameters() if p[1].dim() >= 2):
         start = 37 * i % (pool.numel() - p.numel())
@@ -259,8 +261,8 @@ def copy_clip(text, vision, original):
 
 # ---- files ----
 
-def halves(model, prefix=""):
-    return {prefix + k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+def halves(model):
+    return {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
 
 
 def lightning(vae, clip, generator):
@@ -291,7 +293,7 @@ def lightning(vae, clip, generator):
         "model_ema.num_updates": torch.tensor(470_000, dtype=torch.int32),
         # The same storage twice, as an EMA copy that was swapped in.
         "model_ema.diffusion_modelinput_blocks00weight": weight,
-        **halves(vae, "first_stage_model."),
+        **{f"first_stage_model.{k}": v for k, v in vae.items()},
         "first_stage_model.loss.logvar": torch.zeros(()),
         "first_stage_model.loss.discriminator.main.0.weight": noise(4, 3, 4, 4),
         "first_stage_model.loss.discriminator.main.3.num_batches_tracked": torch.tensor(12),
@@ -372,7 +374,8 @@ def unet(vgen, configs):
     copied(ours).save_config(configs / "unet")
 
     noise = draw(torch.Generator().manual_seed(11))
-    latents, text, embedding, image = noise(2, LATENT, 3, 6, 10), noise(2, 7, CONTEXT), noise(2, 1, CONTEXT), noise(2, LATENT, 6, 10)
+    latents, text = noise(2, LATENT, 3, 6, 10), noise(2, 7, CONTEXT)
+    embedding, image = noise(2, 1, CONTEXT), noise(2, LATENT, 6, 10)
     timestep, fps = torch.tensor([571, 571]), torch.tensor([8, 8])
     output = original(latents, timestep, y=text, image=embedding, local_image=image, fps=fps)
     # What diffusers' pipeline builds: the image, then how far each further frame is.
@@ -420,9 +423,10 @@ def unet3d(modelscope, configs):
     compare("refinement UNet, ModelScope and diffusers", ours(latents, timestep, text).sample, output)
     record(unet3d__latents=latents, unet3d__text=text, unet3d__timestep=timestep.float(), unet3d__output=output)
     torch.save(state, HERE / "unet3d.pth")
-    digest = {k: [list(v.shape), hashlib.sha256(v.half().contiguous().numpy().tobytes()).hexdigest()]
+    digest = {k: [list(v.shape), hashlib.sha256(v.half().contiguous().numpy().tobytes()).hexdigest()[:16]]
               for k, v in ours.state_dict().items()}
-    (HERE / "unet3d.json").write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(digest.items())) + "\n}\n")
+    lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(digest.items())]
+    (HERE / "unet3d.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def clip(open_clip, configs):
@@ -464,6 +468,7 @@ def vae(modelscope, configs, clip):
                     num_res_blocks=1, attn_resolutions=[], dropout=0.0)
     path = modelscope / "modelscope/models/multi_modal/image_to_video/modules/autoencoder.py"
     original = randomise(source(path, "autoencoder").AutoencoderKL(ddconfig, LATENT), 4)
+    state = share(original, 4)
     ours = AutoencoderKL(
         in_channels=3, out_channels=3, block_out_channels=(WIDTH, 2 * WIDTH), layers_per_block=1, latent_channels=LATENT,
         norm_num_groups=GROUPS, sample_size=64, scaling_factor=0.18215, down_block_types=("DownEncoderBlock2D",) * 2,
@@ -477,7 +482,7 @@ def vae(modelscope, configs, clip):
     compare("VAE, encoded", ours.encode(image).latent_dist.parameters, moments)
     compare("VAE, decoded", ours.decode(latents).sample, decoded)
     record(vae__image=image, vae__moments=moments, vae__latents=latents, vae__decoded=decoded)
-    torch.save(lightning(original, clip, torch.Generator().manual_seed(15)), HERE / "vae.ckpt")
+    torch.save(lightning(state, clip, torch.Generator().manual_seed(15)), HERE / "vae.ckpt")
 
 
 @torch.no_grad()
@@ -492,8 +497,8 @@ def main():
     unet(args.vgen, configs)
     unet3d(args.modelscope, HERE / "configs_refine")
     vae(args.modelscope, configs, clip(args.open_clip, configs))
-    DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, prediction_type="v_prediction", rescale_betas_zero_snr=True,
-                  set_alpha_to_one=True, steps_offset=1, timestep_spacing="leading").save_pretrained(configs / "scheduler")
+    DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, prediction_type="v_prediction", set_alpha_to_one=True,
+                  rescale_betas_zero_snr=True, steps_offset=1, timestep_spacing="leading").save_pretrained(configs / "scheduler")
     write_model_index(configs)
     save_file(GOLDENS, HERE / "goldens.safetensors")
 
