@@ -26,12 +26,16 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, ConvertError> {
 pub(crate) fn component_of(config: &Value) -> Option<Component> {
     let class = config["_class_name"].as_str();
     let class = class.or_else(|| config["architectures"].get(0)?.as_str());
+    // transformers leaves the class out of configs that it writes without weights.
+    let class = class.or_else(|| config["model_type"].as_str());
     Some(match class? {
         "I2VGenXLUNet" => Component::Unet,
         "UNet3DConditionModel" => Component::Unet3d,
         "AutoencoderKL" => Component::Vae,
-        "CLIPTextModel" | "CLIPTextModelWithProjection" => Component::TextEncoder,
-        "CLIPVisionModel" | "CLIPVisionModelWithProjection" | "CLIPModel" => {
+        "CLIPTextModel" | "CLIPTextModelWithProjection" | "clip_text_model" => {
+            Component::TextEncoder
+        }
+        "CLIPVisionModel" | "CLIPVisionModelWithProjection" | "CLIPModel" | "clip_vision_model" => {
             Component::ImageEncoder
         }
         _ => return None,

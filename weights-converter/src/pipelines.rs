@@ -157,30 +157,34 @@ impl Conversion {
             if !class.get(0).is_some_and(|library| library.is_string()) {
                 continue;
             }
+            let component = Component::ALL.into_iter().find(|c| c.folder() == slot);
+            // A UNet's kind is in its config.
+            let unets = [Component::Unet, Component::Unet3d];
+            let same =
+                |a: &Component, b: &Component| a == b || (unets.contains(a) && unets.contains(b));
+            let wanted =
+                |only: &[Component]| component.is_some_and(|c| only.iter().any(|o| same(o, &c)));
+            if !only.is_none_or(wanted) {
+                continue;
+            }
             let part = dir.join(&slot);
             if Path::new(&slot).file_name() != Some(slot.as_ref()) || !part.is_dir() {
-                return Err(ConvertError::source(
-                    dir,
-                    format!("its component '{slot}' is missing; download it again"),
-                ));
+                let reason = format!("its component '{slot}' is missing; download it again");
+                return Err(ConvertError::source(dir, reason));
             }
-            let component = Component::ALL.into_iter().find(|c| c.folder() == slot);
-            if component.is_none() && only.is_none() {
+            let Some(component) = component else {
                 for path in folder::small_files(&part)? {
                     conversion
                         .files
                         .push((place(&slot, &path), Content::File(path)));
                 }
-            }
-            let Some(component) = component else { continue };
+                continue;
+            };
             let config = folder::read_json(&part.join("config.json"))?;
             let component = folder::component_of(&config).unwrap_or(component);
-            if only.is_none_or(|only| only.contains(&component)) {
-                let sources = folder::open_weights(&part, component, variant)?;
-                conversion
-                    .plans
-                    .push(Plan::new(component, &sources, &config)?);
-            }
+            let sources = folder::open_weights(&part, component, variant)?;
+            let plan = Plan::new(component, &sources, &config)?;
+            conversion.plans.push(plan);
         }
         if conversion.plans.is_empty() {
             return Err(ConvertError::source(

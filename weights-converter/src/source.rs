@@ -118,11 +118,12 @@ impl Source {
                 "it is a web page (HTML), not a model; download the file itself",
             ));
         }
-        let pickle =
-            start.starts_with(b"PK") || start[0] == 0x80 || start.get(257..262) == Some(b"ustar");
-        if start.get(8) == Some(&b'{') && !pickle {
+        // The header's length, whose upper half is zero, and the header. Its first byte may well be that of a pickle.
+        if start.get(4..9) == Some(b"\0\0\0\0{") {
             return Self::open_safetensors(path, &file);
         }
+        let pickle =
+            start.starts_with(b"PK") || start[0] == 0x80 || start.get(257..262) == Some(b"ustar");
         let plain = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e);
         if !pickle && start.iter().all(plain) {
             return Err(bad("it is a text file, not a model"));
