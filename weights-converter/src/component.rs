@@ -49,6 +49,17 @@ impl Component {
         }
     }
 
+    /// Its class in diffusers or transformers.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Unet => "I2VGenXLUNet",
+            Self::Unet3d => "UNet3DConditionModel",
+            Self::Vae => "AutoencoderKL",
+            Self::TextEncoder => "CLIPTextModel",
+            Self::ImageEncoder => "CLIPVisionModelWithProjection",
+        }
+    }
+
     /// How its weight file is called, without ending.
     pub fn stem(self) -> &'static str {
         match self {

@@ -228,7 +228,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.path.display(), self.kind)?;
         for part in &self.components {
-            let name = part.component.map_or("not of this model", Component::name);
+            let (name, class) = match part.component {
+                Some(component) => (component.name(), component.class()),
+                None => ("not of this model", ""),
+            };
             let dtypes: Vec<String> = part
                 .dtypes
                 .iter()
@@ -238,7 +241,7 @@ impl fmt::Display for Report {
             let megabytes = part.bytes as f64 / 1e6;
             writeln!(
                 f,
-                "  {name:<14} {} parameters, {count} tensors ({dtypes}), {megabytes:.1} MB, {:?}",
+                "  {name:<14} {class:<30} {} parameters, {count} tensors ({dtypes}), {megabytes:.1} MB, {:?}",
                 part.parameters, part.format
             )?;
             if !part.differences.is_empty() {

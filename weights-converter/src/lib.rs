@@ -28,3 +28,4 @@ pub use lora::{Lora, Merged};
 pub use pipelines::Trio;
 pub use plan::{Differences, Entry, Plan};
 pub use source::{FileFormat, Source, SourceTensor};
+pub use tokenizer::files as published_tokenizer;

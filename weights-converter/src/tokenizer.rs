@@ -13,8 +13,11 @@ const EOS: &str = "<|endoftext|>";
 /// Entries of the vocabulary.
 pub(crate) const VOCABULARY: usize = 49408;
 
-/// The files of the tokenizer folder: name and content.
-pub(crate) fn files() -> std::io::Result<Vec<(&'static str, Vec<u8>)>> {
+/// The files of the published tokenizer folder: name and content.
+///
+/// # Errors
+/// If the embedded vocabulary cannot be unpacked.
+pub fn files() -> std::io::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut merges = String::new();
     flate2::read::GzDecoder::new(MERGES).read_to_string(&mut merges)?;
     let bytes: Vec<String> = byte_symbols().map(String::from).collect();

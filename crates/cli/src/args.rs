@@ -17,14 +17,20 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Make a video with a model folder
     Generate(Box<GenerateArgs>),
-    /// Show components, parameters, dtypes, sizes and problems of a model folder
+    /// Show components, parameters, dtypes, sizes and problems of a model folder or a weight file
     Inspect(InspectArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
-    /// A diffusers model folder
-    pub(crate) dir: PathBuf,
+    /// A model folder, a component folder, or a weight file (.pth .pt .ckpt .bin .safetensors)
+    pub(crate) path: PathBuf,
+    /// Read all values and look for infinities and NaN
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,56 +1,19 @@
-//! `i2vgen inspect`: what is in a model folder, and what is wrong with it.
+//! `i2vgen inspect`: what is in a model folder or weight file, and what is wrong with it.
 
-use std::{collections::BTreeMap, path::Path};
+use crate::{args::InspectArgs, failure::Failure};
 
-use i2vgen_checkpoint::{Folder, ModelIndex, Stem, Weights};
-use i2vgen_pipeline::PipelineError;
-
-use crate::failure::Failure;
-
-pub(crate) fn inspect(dir: &Path) -> Result<(), Failure> {
-    let folder = Folder::open(dir).map_err(PipelineError::from)?;
-    let index = ModelIndex::read(&folder).map_err(PipelineError::from)?;
-    println!("{} ({})", folder.display(""), index.class_name);
-    let mut problems = 0;
-    for (name, slot) in &index.slots {
-        match component(&folder, name) {
-            Ok(text) => println!("  {name:<18} {:<30} {text}", slot.class),
-            Err(error) => {
-                problems += 1;
-                println!("  {name:<18} {:<30} PROBLEM: {error}", slot.class);
-            }
-        }
+pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let problem = |e: &dyn std::fmt::Display| Failure::Input(e.to_string());
+    let report =
+        i2vgen_weights_converter::inspect(&args.path, args.deep).map_err(|e| problem(&e))?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|e| problem(&e))?;
+        println!("{json}");
+    } else {
+        print!("{report}");
     }
-    match problems {
-        0 => Ok(()),
-        n => Err(Failure::Input(format!(
-            "{n} of the components have problems"
-        ))),
+    match report.is_sound() {
+        true => Ok(()),
+        false => Err(Failure::Input("there are problems, see above".to_owned())),
     }
-}
-
-fn component(folder: &Folder, name: &str) -> Result<String, PipelineError> {
-    let part = folder.subfolder(name)?;
-    let stem = match name {
-        "unet" | "vae" => Stem::Diffusers,
-        "text_encoder" | "image_encoder" => Stem::Transformers,
-        _ => return Ok(format!("{} files", part.files().len())),
-    };
-    let weights = Weights::open(&part, stem, None)?;
-    let mut count = 0usize;
-    let mut dtypes: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, tensor) in weights.tensors() {
-        let parameters = tensor.shape.iter().product::<usize>();
-        count += parameters;
-        *dtypes.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
-    }
-    let dtypes: Vec<_> = dtypes
-        .iter()
-        .map(|(dtype, n)| format!("{n} tensors {dtype}"))
-        .collect();
-    let megabytes = weights.size() as f64 / 1e6;
-    Ok(format!(
-        "{count} parameters, {}, {megabytes:.1} MB",
-        dtypes.join(", ")
-    ))
 }

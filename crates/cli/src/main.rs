@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => run::demo(&args),
         Command::Generate(args) => run::generate(&args),
-        Command::Inspect(args) => inspect::inspect(&args.dir),
+        Command::Inspect(args) => inspect::inspect(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -81,6 +81,18 @@ impl<B: Backend> Source<B> {
         })
     }
 
+    /// Whether the weights themselves double the concatenated image features (`convert --concat-gain fold`), so that the
+    /// pipeline must not do it again.
+    pub(crate) fn has_folded_gain(&self) -> Result<bool, PipelineError> {
+        Ok(match self {
+            Self::Folder { folder, .. } if folder.contains("i2vgen.json") => {
+                let manifest: serde_json::Value = folder.read_json("i2vgen.json")?;
+                manifest["concat_gain"] == "fold"
+            }
+            _ => false,
+        })
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<CLIPTokenizer, PipelineError> {
         Ok(match self {
             Self::Loaded(c) => c.tokenizer.clone(),

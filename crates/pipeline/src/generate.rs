@@ -129,7 +129,10 @@ pub(crate) fn run<B: Backend>(
     tell(Event::Stage("UNet"))?;
     let unet = source.unet(device)?;
     lap("unet_load");
-    let gain = options.compat.concat_gain();
+    let gain = match source.has_folded_gain()? {
+        true => 1.0,
+        false => options.compat.concat_gain(),
+    };
     let conditioning = unet.prepare(text, embeddings, image_latents, options.target_fps, gain)?;
     lap("unet_prepare");
 
