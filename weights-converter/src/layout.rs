@@ -18,7 +18,7 @@ pub(crate) fn unet(config: &Value, image: bool) -> Option<Keys> {
     };
     let widths = l.widths()?;
     let (layers, cross) = (
-        l.number("layers_per_block", 2)?,
+        l.count("layers_per_block", 2)?,
         l.number("cross_attention_dim", 1024)?,
     );
     let (input, output) = (l.number("in_channels", 4)?, l.number("out_channels", 4)?);
@@ -123,7 +123,7 @@ pub(crate) fn vae(config: &Value) -> Option<Keys> {
     };
     let widths = l.widths()?;
     let (layers, latent) = (
-        l.number("layers_per_block", 1)?,
+        l.count("layers_per_block", 1)?,
         l.number("latent_channels", 4)?,
     );
     let (input, output) = (l.number("in_channels", 3)?, l.number("out_channels", 3)?);
@@ -238,6 +238,11 @@ impl Layout<'_> {
         }
     }
 
+    /// How often something is repeated. Every repetition has names, so that an absurd number would fill the memory.
+    fn count(&self, name: &str, default: usize) -> Option<usize> {
+        self.number(name, default).filter(|n| *n <= 256)
+    }
+
     fn widths(&self) -> Option<Vec<usize>> {
         let list = self.config["block_out_channels"].as_array()?;
         let width = |v: &Value| usize::try_from(v.as_u64()?).ok().filter(|n| *n <= 1 << 20);
@@ -347,7 +352,7 @@ impl Layout<'_> {
         layers: usize,
     ) -> Option<()> {
         let hidden = self.number("intermediate_size", hidden)?;
-        for i in 0..self.number("num_hidden_layers", layers)? {
+        for i in 0..self.count("num_hidden_layers", layers)? {
             let layer = format!("{model}.encoder.layers.{i}");
             for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
                 self.linear(&format!("{layer}.self_attn.{part}"), width, width);

@@ -15,7 +15,7 @@ mod pipelines;
 mod plan;
 mod source;
 mod tokenizer;
-mod wrapped;
+mod torch_file;
 mod write;
 
 pub use component::Component;

@@ -1,7 +1,7 @@
 //! Reading checkpoints: PyTorch pickles (parsed as data, never executed) and safetensors behind one face.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read,
     ops::Range,
@@ -10,19 +10,19 @@ use std::{
 };
 
 use memmap2::{Mmap, UncheckedAdvice};
-use pytorch_reader::{DType, PytorchReader};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::{
     ConvertError,
-    wrapped::{self, View},
+    torch_file::{self, TorchTensor},
 };
 
 /// What kind of file a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileFormat {
-    /// `torch.save`: zip archive, legacy stream or tar.
+    /// `torch.save`: zip archive or legacy stream.
     Pickle,
     /// safetensors.
     Safetensors,
@@ -41,8 +41,7 @@ pub struct SourceTensor {
 #[derive(Clone, Debug)]
 enum Data {
     Mapped(Arc<Mmap>, Range<usize>),
-    Pickled(pytorch_reader::Tensor),
-    Wrapped(View),
+    Pickled(TorchTensor),
 }
 
 impl SourceTensor {
@@ -53,7 +52,6 @@ impl SourceTensor {
     pub fn read(&self) -> std::io::Result<Vec<u8>> {
         match &self.data {
             Data::Pickled(tensor) => tensor.read(),
-            Data::Wrapped(view) => view.read(),
             Data::Mapped(map, range) => {
                 let bytes = map[range.clone()].to_vec();
                 forget(map, range.clone());
@@ -107,7 +105,12 @@ impl Source {
         let file = File::open(path).map_err(ConvertError::io(path))?;
         let head = (&file).take(512).read_to_end(&mut start);
         head.map_err(ConvertError::io(path))?;
-        let text = start.trim_ascii_start();
+        // The header's length, whose upper half is zero, and the header. Its first byte may well be that of a pickle.
+        if start.get(4..9) == Some(b"\0\0\0\0{") {
+            return Self::open_safetensors(path, &file);
+        }
+        let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
+        let text = text.trim_ascii_start();
         if text.starts_with(b"version https://git-lfs") {
             return Err(bad(
                 "it is a git-lfs pointer; fetch the file itself with `git lfs pull`",
@@ -118,17 +121,23 @@ impl Source {
                 "it is a web page (HTML), not a model; download the file itself",
             ));
         }
-        // The header's length, whose upper half is zero, and the header. Its first byte may well be that of a pickle.
-        if start.get(4..9) == Some(b"\0\0\0\0{") {
-            return Self::open_safetensors(path, &file);
-        }
-        let pickle =
-            start.starts_with(b"PK") || start[0] == 0x80 || start.get(257..262) == Some(b"ustar");
-        let plain = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e);
-        if !pickle && start.iter().all(plain) {
+        if is_text(&start) {
             return Err(bad("it is a text file, not a model"));
         }
-        Self::open_pickle(path)
+        if start.get(8) == Some(&b'{') && !start.starts_with(b"PK") && start[0] != 0x80 {
+            return Self::open_safetensors(path, &file);
+        }
+        let found = torch_file::open(path, &start).map_err(|reason| bad(&reason))?;
+        let tensor = |(name, tensor): (String, TorchTensor)| {
+            let tensor = SourceTensor {
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
+                data: Data::Pickled(tensor),
+            };
+            (name, tensor)
+        };
+        let tensors = found.into_iter().map(tensor).collect();
+        Self::new(path, FileFormat::Pickle, tensors, BTreeMap::new())
     }
 
     fn open_safetensors(path: &Path, file: &File) -> Result<Self, ConvertError> {
@@ -141,16 +150,18 @@ impl Source {
                 format!("damaged safetensors ({reason}); download it again"),
             )
         };
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
+        let read = SafeTensors::read_metadata(&map).map_err(|e| match e {
+            SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => {
+                damaged("its length is not what its header says".to_owned())
+            }
+            other => damaged(other.to_string()),
+        });
+        let (header, metadata) = read?;
         let data = 8 + header;
-        if data + metadata.data_len() != map.len() {
-            let lost = format!(
-                "{} bytes expected, {} found",
-                data + metadata.data_len(),
-                map.len()
-            );
-            return Err(damaged(lost));
+        let names: Names =
+            serde_json::from_slice(&map[8..data]).map_err(|e| damaged(e.to_string()))?;
+        if let Some(name) = names.twice {
+            return Err(damaged(format!("two of its tensors are called {name:?}")));
         }
         let map = Arc::new(map);
         let mut tensors = BTreeMap::new();
@@ -164,61 +175,77 @@ impl Source {
             tensors.insert(name, tensor);
         }
         let text = metadata.metadata().clone().unwrap_or_default();
-        Ok(Self {
-            path: path.to_owned(),
-            format: FileFormat::Safetensors,
-            tensors: unwrapped(tensors),
-            metadata: text.into_iter().collect(),
-        })
+        let text = text.into_iter().collect();
+        Self::new(path, FileFormat::Safetensors, tensors, text)
     }
 
-    fn open_pickle(path: &Path) -> Result<Self, ConvertError> {
-        // Around a `state_dict`, training tools leave objects of classes that nobody needs here.
-        let reader = PytorchReader::with_top_level_key(path, "state_dict")
-            .ok()
-            .filter(|reader| !reader.is_empty());
-        let reader = match reader.map_or_else(|| PytorchReader::new(path), Ok) {
-            Ok(reader) => reader,
-            Err(e) => {
-                let refused = |inner: String| {
-                    let reason = format!("not a readable PyTorch file ({e}; {inner})");
-                    ConvertError::source(path, reason)
-                };
-                let views = wrapped::open(path).map_err(refused)?;
-                let tensor = |(name, view): (String, View)| {
-                    let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-                    let data = Data::Wrapped(view);
-                    (name, SourceTensor { dtype, shape, data })
-                };
-                return Self::pickled(path, views.into_iter().map(tensor).collect());
-            }
-        };
-        let tensors: BTreeMap<_, _> = reader
-            .into_tensors()
-            .into_iter()
-            .map(|(name, tensor)| {
-                let tensor = SourceTensor {
-                    dtype: dtype(tensor.dtype()),
-                    shape: tensor.shape().to_vec(),
-                    data: Data::Pickled(tensor),
-                };
-                (name, tensor)
-            })
-            .collect();
-        Self::pickled(path, tensors)
-    }
-
-    fn pickled(path: &Path, tensors: BTreeMap<String, SourceTensor>) -> Result<Self, ConvertError> {
+    fn new(
+        path: &Path,
+        format: FileFormat,
+        tensors: BTreeMap<String, SourceTensor>,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<Self, ConvertError> {
         if tensors.is_empty() {
             return Err(ConvertError::source(path, "it holds no tensors"));
         }
+        // Names end up on terminals.
+        if tensors.keys().any(|key| key.contains(char::is_control)) {
+            let reason = "damaged (unprintable names); download it again";
+            return Err(ConvertError::source(path, reason));
+        }
         Ok(Self {
             path: path.to_owned(),
-            format: FileFormat::Pickle,
+            format,
             tensors: unwrapped(tensors),
-            metadata: BTreeMap::new(),
+            metadata,
         })
     }
+}
+
+/// A JSON object of which only the names matter: a parser keeps the last of two entries that have the same.
+struct Names {
+    twice: Option<String>,
+}
+
+impl<'de> serde::Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+        let mut names = BTreeSet::new();
+        let mut twice = None;
+        while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+            if let Some(name) = names.replace(name) {
+                twice = Some(name);
+            }
+        }
+        Ok(Names { twice })
+    }
+}
+
+/// Whether a file that begins like this is written for people.
+fn is_text(start: &[u8]) -> bool {
+    let text = match str::from_utf8(start) {
+        Ok(text) => text,
+        // A letter that is cut off at the end.
+        Err(e) if e.error_len().is_none() => {
+            str::from_utf8(&start[..e.valid_up_to()]).unwrap_or("")
+        }
+        Err(_) => return false,
+    };
+    let odd = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c');
+    !text.is_empty() && !text.contains(odd)
 }
 
 /// Takes off wrappers that all tensors share.
@@ -232,22 +259,4 @@ fn unwrapped(mut tensors: BTreeMap<String, SourceTensor>) -> BTreeMap<String, So
         }
     }
     tensors
-}
-
-fn dtype(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        DType::I64 => Dtype::I64,
-        DType::I32 => Dtype::I32,
-        DType::I16 => Dtype::I16,
-        DType::I8 => Dtype::I8,
-        DType::U64 => Dtype::U64,
-        DType::U32 => Dtype::U32,
-        DType::U16 => Dtype::U16,
-        DType::U8 => Dtype::U8,
-        DType::Bool => Dtype::BOOL,
-    }
 }

@@ -7,11 +7,24 @@ use std::{
 
 use i2vgen_weights_converter::Source;
 
-/// A folder of this process in memory-backed storage, made empty once.
+/// Where the folders are: memory.
+const MEMORY: &str = "/dev/shm";
+
+/// How they are called, before the process's number.
+const NAME: &str = "i2vgen-fuzz-";
+
+/// A folder of this process in memory, made empty once. Those of processes that are gone are removed.
 pub fn folder() -> PathBuf {
-    let folder = Path::new("/dev/shm").join(format!("i2vgen-fuzz-{}", std::process::id()));
+    let folder = Path::new(MEMORY).join(format!("{NAME}{}", std::process::id()));
     static MADE: std::sync::Once = std::sync::Once::new();
     MADE.call_once(|| {
+        for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let gone = |process: &str| !Path::new("/proc").join(process).exists();
+            if name.strip_prefix(NAME).is_some_and(gone) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).expect("/dev/shm is writable");
     });

@@ -24,12 +24,13 @@ impl Delta {
         let floats = [&self.up, &self.down].map(|t| number::size(t.dtype).is_some());
         let fits = match (up.as_slice(), down.as_slice()) {
             ([out, rank, taps @ ..], [r, rest @ ..]) => {
-                let columns: usize = rest.iter().product();
+                // Without a rank there are no values, and then the other sizes may be anything.
+                let columns = rest.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
                 rank == r
                     && *rank > 0
                     && taps.iter().all(|n| *n == 1)
                     && shape.first().map(|n| n * self.rows.1) == Some(*out)
-                    && shape[1..].iter().product::<usize>() == columns
+                    && Some(shape[1..].iter().product::<usize>()) == columns
             }
             _ => false,
         };

@@ -1,14 +1,23 @@
 //! A pickle as data: containers, strings and tensors are understood, everything else is a blank. Nothing is ever called.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use safetensors::Dtype;
 
-/// A tensor of a `state_dict`: a view of a storage, in elements.
+/// Values, stack places and memo places. Full training checkpoints have some hundred thousand.
+const MAX_VALUES: usize = 1 << 21;
+
+/// Bytes of a class's name or a storage's key.
+const MAX_NAME: usize = 512;
+
+/// Axes of a tensor, as in PyTorch.
+const MAX_AXES: usize = 64;
+
+/// A tensor: a view of a storage, in elements.
 #[derive(Clone, Debug)]
 pub(crate) struct Tensor {
     pub(crate) dtype: Dtype,
-    pub(crate) storage: String,
+    pub(crate) storage: Arc<str>,
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
     pub(crate) stride: Vec<usize>,
@@ -28,19 +37,24 @@ impl Tensor {
     }
 }
 
-type Id = usize;
+/// Number of a value.
+pub(crate) type Id = usize;
 
 #[derive(Clone, Debug)]
-enum Value {
+pub(crate) enum Value {
     Text(String),
     Number(i64),
     Sequence(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    Name(String),
-    Storage(Option<Dtype>, String),
+    /// A class or function.
+    Name(Arc<str>),
+    /// Its class, its key, and where it starts in what the key names (early legacy files have views of storages).
+    Storage(Arc<str>, Arc<str>, usize),
     Tensor(Tensor),
-    /// Something of no interest, with what it is.
-    Blank(String),
+    /// What a call of an unknown function would give.
+    Object(Arc<str>),
+    /// A constant of no interest.
+    Blank,
 }
 
 /// All values of a pickle; containers refer to them by number, so that shared and cyclic ones cost nothing.
@@ -55,57 +69,42 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
+    /// Entries copied from a list into a dictionary.
+    copied: usize,
 }
 
 type Step<T> = Option<T>;
 
 impl Pickle {
-    /// Reads a pickle of any protocol.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads a pickle of any protocol; also says how many bytes it has.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, usize), String> {
         let mut machine = Machine {
             bytes,
             values: Vec::new(),
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            copied: 0,
         };
-        let root = machine.run().ok_or("its data.pkl is damaged")?;
-        Ok(Self {
-            values: machine.values,
-            root,
-        })
+        let Some(root) = machine.run() else {
+            return Err(match machine.is_full() {
+                true => "its pickle is too large".into(),
+                false => "its pickle is damaged; download it again".into(),
+            });
+        };
+        let length = bytes.len() - machine.bytes.len();
+        let values = machine.values;
+        Ok((Self { values, root }, length))
     }
 
-    /// The tensors under the top-level key `state_dict`.
-    pub(crate) fn state_dict(&self) -> Result<Vec<(String, Tensor)>, String> {
-        let entries = |id: Id| match &self.values[id] {
-            Value::Dict(entries) => Some(entries),
-            _ => None,
-        };
-        let text = |id: Id| match &self.values[id] {
-            Value::Text(text) => Some(text.as_str()),
-            _ => None,
-        };
-        let top = entries(self.root).ok_or("it is not a dictionary")?;
-        let inner = top
-            .iter()
-            .rev()
-            .find(|(key, _)| text(*key) == Some("state_dict"));
-        let inner = inner
-            .and_then(|(_, value)| entries(*value))
-            .ok_or("it has no state_dict")?;
-        let mut tensors = Vec::new();
-        for (key, value) in inner {
-            let Some(key) = text(*key) else {
-                return Err("a key of its state_dict is not a string".into());
-            };
-            match &self.values[*value] {
-                Value::Tensor(tensor) => tensors.push((key.to_owned(), tensor.clone())),
-                Value::Blank(what) => return Err(format!("'{key}' is a {what}, not a tensor")),
-                _ => return Err(format!("'{key}' is not a tensor")),
-            }
-        }
-        Ok(tensors)
+    /// Number of the outermost value.
+    pub(crate) fn root(&self) -> Id {
+        self.root
+    }
+
+    /// A value.
+    pub(crate) fn value(&self, id: Id) -> &Value {
+        &self.values[id]
     }
 }
 
@@ -144,8 +143,23 @@ impl Machine<'_> {
         self.values.push(value);
     }
 
-    fn blank(&mut self, what: &str) {
-        self.push(Value::Blank(what.to_owned()));
+    fn blank(&mut self) {
+        self.push(Value::Blank);
+    }
+
+    fn object(&mut self, what: Arc<str>) {
+        self.push(Value::Object(what));
+    }
+
+    fn is_full(&self) -> bool {
+        let sizes = [
+            self.values.len(),
+            self.stack.len(),
+            self.marks.len(),
+            self.memo.len(),
+            self.copied,
+        ];
+        sizes.into_iter().any(|n| n > MAX_VALUES)
     }
 
     fn text(&mut self, bytes: Step<Vec<u8>>) -> Step<()> {
@@ -191,6 +205,9 @@ impl Machine<'_> {
 
     fn run(&mut self) -> Step<Id> {
         loop {
+            if self.is_full() {
+                return None;
+            }
             let op = self.take(1)?[0];
             match op {
                 b'.' => return self.stack.last().copied(),
@@ -203,8 +220,8 @@ impl Machine<'_> {
                 },
                 b'1' => drop(self.pop_mark()?),
                 b'2' => self.stack.push(*self.stack.last()?),
-                b'N' => self.blank("None"),
-                0x88 | 0x89 => self.blank("bool"),
+                b'N' => self.blank(),
+                0x88 | 0x89 => self.blank(),
                 b'J' => {
                     let n = self.number(4)? as u32 as i32;
                     self.push(Value::Number(n.into()));
@@ -230,28 +247,28 @@ impl Machine<'_> {
                         .rev()
                         .fold(sign, |sum, b| sum << 8 | i64::from(*b));
                     match wide {
-                        true => self.blank("int"),
+                        true => self.blank(),
                         false => self.push(Value::Number(n)),
                     }
                 }
                 0x8b => {
                     self.counted(4)?;
-                    self.blank("int");
+                    self.blank();
                 }
                 b'I' | b'L' => {
                     let line = self.line()?;
                     match line.trim_end_matches('L').parse() {
                         Ok(n) => self.push(Value::Number(n)),
-                        Err(_) => self.blank("int"),
+                        Err(_) => self.blank(),
                     }
                 }
                 b'G' => {
                     self.take(8)?;
-                    self.blank("float");
+                    self.blank();
                 }
                 b'F' => {
                     self.line()?;
-                    self.blank("float");
+                    self.blank();
                 }
                 0x8c | b'U' => {
                     let bytes = self.counted(1)?.to_vec();
@@ -280,7 +297,7 @@ impl Machine<'_> {
                         b'B' => 4,
                         _ => 8,
                     })?;
-                    self.blank("bytes");
+                    self.blank();
                 }
                 b')' | b']' | 0x8f => self.push(Value::Sequence(Vec::new())),
                 b'}' => self.push(Value::Dict(Vec::new())),
@@ -314,14 +331,15 @@ impl Machine<'_> {
                     self.fill(items)?;
                 }
                 b'c' => {
-                    let name = format!("{}.{}", self.line()?, self.line()?);
+                    let (module, name) = (self.line()?, self.line()?);
+                    let name = full_name(&module, &name)?;
                     self.push(Value::Name(name));
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     match (&self.values[module], &self.values[name]) {
                         (Value::Text(module), Value::Text(name)) => {
-                            let name = format!("{module}.{name}");
+                            let name = full_name(module, name)?;
                             self.push(Value::Name(name));
                         }
                         _ => return None,
@@ -337,17 +355,18 @@ impl Machine<'_> {
                     self.pop()?;
                     let class = self.pop()?;
                     let what = self.name(class);
-                    self.blank(&what);
+                    self.object(what);
                 }
                 b'i' => {
-                    let what = format!("{}.{}", self.line()?, self.line()?);
+                    let (module, name) = (self.line()?, self.line()?);
+                    let what = full_name(&module, &name)?;
                     self.pop_mark()?;
-                    self.blank(&what);
+                    self.object(what);
                 }
                 b'o' => {
                     let items = self.pop_mark()?;
                     let what = self.name(*items.first()?);
-                    self.blank(&what);
+                    self.object(what);
                 }
                 // The state of an object: an OrderedDict's attributes, a foreign object's content.
                 b'b' => drop(self.pop()?),
@@ -358,7 +377,7 @@ impl Machine<'_> {
                 }
                 b'P' => {
                     self.line()?;
-                    self.blank("persistent object");
+                    self.blank();
                 }
                 b'q' => {
                     let at = self.number(1)?;
@@ -394,16 +413,16 @@ impl Machine<'_> {
     fn text_or_bytes(&mut self, op: u8, bytes: Vec<u8>) -> Step<()> {
         match String::from_utf8(bytes) {
             Ok(text) => self.push(Value::Text(text)),
-            Err(_) if matches!(op, b'U' | b'T') => self.blank("bytes"),
+            Err(_) if matches!(op, b'U' | b'T') => self.blank(),
             Err(_) => return None,
         }
         Some(())
     }
 
-    fn name(&self, id: Id) -> String {
+    fn name(&self, id: Id) -> Arc<str> {
         match &self.values[id] {
-            Value::Name(name) | Value::Blank(name) => name.clone(),
-            _ => "object".to_owned(),
+            Value::Name(name) | Value::Object(name) => name.clone(),
+            _ => "an unknown class".into(),
         }
     }
 
@@ -422,64 +441,133 @@ impl Machine<'_> {
         self.sequence(id)?.iter().map(size).collect()
     }
 
-    /// What the few known functions give; any other call is a blank.
-    fn called(&self, callable: Id, arguments: Id) -> Value {
+    /// What the few known functions give; nobody knows what any other would.
+    fn called(&mut self, callable: Id, arguments: Id) -> Value {
         let name = self.name(callable);
-        let arguments = self.sequence(arguments).unwrap_or_default();
-        let known = match name.as_str() {
-            "collections.OrderedDict" => Some(Value::Dict(Vec::new())),
-            "torch._utils._rebuild_tensor_v2" => self.tensor(arguments),
-            "torch._utils._rebuild_parameter" => {
-                arguments.first().map(|data| self.values[*data].clone())
-            }
-            _ => None,
-        };
-        known.unwrap_or(Value::Blank(name))
+        let items = self.sequence(arguments).unwrap_or_default();
+        // A subclass of Tensor: the function that makes the tensor, and what it is given.
+        if let ("torch._tensor._rebuild_from_type_v2", [function, _, inner, ..]) = (&*name, items) {
+            let inner = self.sequence(*inner).unwrap_or_default();
+            return self.rebuilt(&self.name(*function), inner);
+        }
+        if &*name == "collections.OrderedDict" {
+            let list = items.first().and_then(|list| self.sequence(*list));
+            let pair = |item: &Id| <[Id; 2]>::try_from(self.sequence(*item)?).ok();
+            let pairs = list.unwrap_or_default().iter().map(pair);
+            let Some(pairs) = pairs
+                .map(|p| p.map(|[k, v]| (k, v)))
+                .collect::<Step<Vec<_>>>()
+            else {
+                return Value::Object(name);
+            };
+            self.copied += pairs.len();
+            return Value::Dict(pairs);
+        }
+        self.rebuilt(&name, items)
     }
 
-    fn tensor(&self, arguments: &[Id]) -> Step<Value> {
+    fn rebuilt(&self, function: &Arc<str>, arguments: &[Id]) -> Value {
+        let known = match (&**function, arguments) {
+            ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", [storage, ..]) => {
+                let class = match &self.values[*storage] {
+                    Value::Storage(class, ..) => class.strip_prefix("torch.").and_then(typed),
+                    _ => None,
+                };
+                self.tensor(class, arguments)
+            }
+            ("torch._utils._rebuild_tensor_v3", [_, _, _, _, _, _, name, ..]) => {
+                let name = self.name(*name);
+                self.tensor(name.strip_prefix("torch.").and_then(named), arguments)
+            }
+            (
+                "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
+                [data, ..],
+            ) => match &self.values[*data] {
+                Value::Tensor(tensor) => Some(Value::Tensor(tensor.clone())),
+                _ => None,
+            },
+            (
+                "builtins.set" | "builtins.frozenset" | "__builtin__.set" | "__builtin__.frozenset",
+                _,
+            ) => Some(Value::Blank),
+            _ => None,
+        };
+        known.unwrap_or_else(|| Value::Object(function.clone()))
+    }
+
+    fn tensor(&self, dtype: Option<Dtype>, arguments: &[Id]) -> Step<Value> {
         let [storage, offset, shape, stride, ..] = arguments else {
             return None;
         };
-        let (Value::Storage(Some(dtype), key), Value::Number(offset)) =
+        let (Value::Storage(_, key, start), Value::Number(offset)) =
             (&self.values[*storage], &self.values[*offset])
         else {
             return None;
         };
         let (shape, stride) = (self.sizes(*shape)?, self.sizes(*stride)?);
-        (shape.len() == stride.len()).then(|| {
-            Some(Value::Tensor(Tensor {
-                dtype: *dtype,
-                storage: key.clone(),
-                offset: usize::try_from(*offset).ok()?,
-                shape,
-                stride,
-            }))
-        })?
+        if shape.len() != stride.len() || shape.len() > MAX_AXES {
+            return None;
+        }
+        Some(Value::Tensor(Tensor {
+            dtype: dtype?,
+            storage: key.clone(),
+            offset: usize::try_from(*offset).ok()?.checked_add(*start)?,
+            shape,
+            stride,
+        }))
     }
 
-    /// `("storage", torch.FloatStorage, key, device, count)`.
+    /// `("storage", torch.FloatStorage, key, device, count)`, in early files with a view `(key, offset, count)` after it.
     fn storage(&self, id: Id) -> Value {
-        let blank = Value::Blank("persistent object".to_owned());
-        let Some([_, class, key, ..]) = self.sequence(id) else {
+        let blank = Value::Object("an unknown kind of storage".into());
+        let Some([_, class, key, _, _, view @ ..]) = self.sequence(id) else {
             return blank;
         };
-        let Value::Text(key) = &self.values[*key] else {
-            return blank;
+        let key: Arc<str> = match &self.values[*key] {
+            Value::Text(key) if key.len() <= MAX_NAME => key.as_str().into(),
+            Value::Number(key) => key.to_string().into(),
+            _ => return blank,
         };
-        let dtype = match self.name(*class).as_str() {
-            "torch.DoubleStorage" => Some(Dtype::F64),
-            "torch.FloatStorage" => Some(Dtype::F32),
-            "torch.HalfStorage" => Some(Dtype::F16),
-            "torch.BFloat16Storage" => Some(Dtype::BF16),
-            "torch.LongStorage" => Some(Dtype::I64),
-            "torch.IntStorage" => Some(Dtype::I32),
-            "torch.ShortStorage" => Some(Dtype::I16),
-            "torch.CharStorage" => Some(Dtype::I8),
-            "torch.ByteStorage" => Some(Dtype::U8),
-            "torch.BoolStorage" => Some(Dtype::BOOL),
-            _ => None,
+        let view = view.first().and_then(|view| self.sequence(*view));
+        let start = match view {
+            None => Some(0),
+            Some([_, start, _]) => match &self.values[*start] {
+                Value::Number(start) => usize::try_from(*start).ok(),
+                _ => None,
+            },
+            Some(_) => None,
         };
-        Value::Storage(dtype, key.clone())
+        start.map_or(blank, |start| Value::Storage(self.name(*class), key, start))
     }
+}
+
+fn full_name(module: &str, name: &str) -> Step<Arc<str>> {
+    (module.len() + name.len() < MAX_NAME).then(|| format!("{module}.{name}").into())
+}
+
+/// The numbers in a typed storage.
+fn typed(class: &str) -> Option<Dtype> {
+    Some(match class {
+        "DoubleStorage" => Dtype::F64,
+        "FloatStorage" => Dtype::F32,
+        "HalfStorage" => Dtype::F16,
+        "BFloat16Storage" => Dtype::BF16,
+        "LongStorage" => Dtype::I64,
+        "IntStorage" => Dtype::I32,
+        "ShortStorage" => Dtype::I16,
+        "CharStorage" => Dtype::I8,
+        "ByteStorage" => Dtype::U8,
+        "BoolStorage" => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+/// The numbers in an untyped storage, of formats that have no typed one.
+fn named(dtype: &str) -> Option<Dtype> {
+    Some(match dtype {
+        "uint16" => Dtype::U16,
+        "uint32" => Dtype::U32,
+        "uint64" => Dtype::U64,
+        _ => return None,
+    })
 }
