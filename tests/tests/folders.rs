@@ -123,3 +123,11 @@ fn saved_and_opened_again() {
     // A model is never overwritten.
     assert!(original.save_pretrained(&target, DType::F16).is_err());
 }
+
+#[test]
+fn an_interrupted_conversion_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join(i2vgen_weights_converter::INCOMPLETE), "").expect("written");
+    let error = i2vgen_checkpoint::Folder::open(dir.path()).expect_err("incomplete");
+    assert!(error.to_string().contains("convert again"), "{error}");
+}

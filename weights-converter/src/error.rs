@@ -1,5 +1,8 @@
 use std::path::{Path, PathBuf};
 
+/// Letters of an explanation.
+const MAX_REASON: usize = 1000;
+
 /// Everything that can go wrong while converting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,7 +43,7 @@ pub enum ConvertError {
     },
     /// A value does not fit the number format that was asked for.
     #[error(
-        "tensor '{tensor}' has values beyond the range of {dtype}; convert with --dtype bf16 or f32"
+        "tensor '{tensor}' has values beyond the range of {dtype}; convert with a wider --dtype (bf16 or f32), or keep"
     )]
     Overflow {
         /// The tensor.
@@ -62,10 +65,16 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
+    /// What is wrong with a file. Names in it may have been made to disturb a terminal.
     pub(crate) fn source(path: &Path, reason: impl Into<String>) -> Self {
+        let reason: String = reason.into();
+        let mut shown: String = reason.chars().take(MAX_REASON).collect();
+        if shown.len() < reason.len() {
+            shown.push('…');
+        }
         Self::Source {
             path: path.to_owned(),
-            reason: reason.into(),
+            reason: shown.replace(char::is_control, "\u{fffd}"),
         }
     }
 

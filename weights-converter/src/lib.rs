@@ -1,4 +1,4 @@
-//! PyTorch checkpoints of I2VGen-XL become diffusers folders of safetensors, without Python and without burn.
+#![doc = include_str!("../README.md")]
 
 mod burnpack;
 mod component;

@@ -49,6 +49,13 @@ pub(crate) fn widen(bytes: &[u8], from: Dtype) -> Vec<f32> {
     }
 }
 
+/// Whether no finite value becomes infinite as f32.
+pub(crate) fn fits_f32(bytes: &[u8], from: Dtype) -> bool {
+    let values = bytes.as_chunks::<8>().0.iter();
+    let fits = |v: f64| !v.is_finite() || (v as f32).is_finite();
+    from != Dtype::F64 || values.map(|b| f64::from_le_bytes(*b)).all(fits)
+}
+
 /// f32 to little-endian floats; `None` if a finite value becomes infinite.
 pub(crate) fn narrow(values: &[f32], to: Dtype) -> Option<Vec<u8>> {
     match to {
@@ -73,5 +80,43 @@ pub(crate) fn narrow(values: &[f32], to: Dtype) -> Option<Vec<u8>> {
                 .collect(),
         ),
         _ => Some(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_seen() {
+        let bytes = |v: f64| v.to_le_bytes();
+        for (value, fits) in [
+            (1e38, true),
+            (-1e39, false),
+            (f64::INFINITY, true),
+            (f64::NAN, true),
+        ] {
+            assert_eq!(fits_f32(&bytes(value), Dtype::F64), fits, "{value}");
+        }
+        for (to, most) in [
+            (Dtype::F16, 65504.0),
+            (Dtype::BF16, 3.38e38),
+            (Dtype::F32, f32::MAX),
+        ] {
+            assert!(narrow(&[most, -most, f32::INFINITY, f32::NAN, 0.0], to).is_some());
+            assert_eq!(narrow(&[f32::MAX], to).is_some(), to == Dtype::F32);
+        }
+    }
+
+    #[test]
+    fn every_half_survives() {
+        for bits in 0..=u16::MAX {
+            for dtype in [Dtype::F16, Dtype::BF16] {
+                let wide = widen(&bits.to_le_bytes(), dtype);
+                let back = narrow(&wide, dtype).unwrap();
+                let same = wide[0].is_nan() || back == bits.to_le_bytes();
+                assert!(same, "{bits:x} {dtype:?}");
+            }
+        }
     }
 }

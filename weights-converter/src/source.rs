@@ -18,6 +18,9 @@ use crate::{
     torch_file::{self, TorchTensor},
 };
 
+/// Bytes of a tensor's name.
+pub(crate) const MAX_NAME: usize = 1024;
+
 /// What kind of file a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -189,7 +192,8 @@ impl Source {
             return Err(ConvertError::source(path, "it holds no tensors"));
         }
         // Names end up on terminals.
-        if tensors.keys().any(|key| key.contains(char::is_control)) {
+        let odd = |key: &String| key.len() > MAX_NAME || key.contains(char::is_control);
+        if tensors.keys().any(odd) {
             let reason = "damaged (unprintable names); download it again";
             return Err(ConvertError::source(path, reason));
         }

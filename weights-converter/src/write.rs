@@ -175,6 +175,13 @@ fn put_tensor(
     };
     let bytes = entry.tensor.read().map_err(broken)?;
     let bytes = entry.transform.apply(bytes, &entry.tensor.shape, size);
+    let copied = from == to && entry.deltas.is_empty();
+    if !copied && !number::fits_f32(&bytes, from) {
+        return Err(ConvertError::Overflow {
+            tensor: entry.target.clone(),
+            dtype: "f32".to_owned(),
+        });
+    }
     let doubled = match entry.transform {
         Transform::DoubleInputs { from } => {
             let plane: usize = entry.shape[2..].iter().product();

@@ -364,6 +364,12 @@ fn names_that_collide() {
     assert_eq!(found["a"].2, (8..16).collect::<Vec<u8>>());
     let odd = dictionary(&[("a\x1b[2J", &one)]);
     trial.refuses(&with_pickle(&odd, false), &["unprintable"]);
+    let odd = dictionary(&[("a", &one), ("b", b"c\x1b[2Jos\nsystem\n)R")]);
+    let error = trial.read(&with_pickle(&odd, false)).unwrap_err();
+    assert!(
+        error.contains("[2Jos.system") && !error.contains(char::is_control),
+        "{error:?}"
+    );
     let strange = [b"\x80\x02}(N".as_slice(), &one, b"u."].concat();
     trial.refuses(&with_pickle(&strange, false), &["not a string"]);
 }

@@ -26,8 +26,49 @@ fn bombs_are_refused_quickly_and_in_little_memory() {
     // A class whose name has megabytes: a copy for every use would fill any memory.
     let long = [b"\x80\x02c".as_slice(), &[b'x'; 4 << 20], b"\ny\nq\x00"].concat();
     let fan = dictionary(&[("a", &tensor(0, &[1], &[1]))]);
-    let reference = [&b"\x80\x02X\0\0\x10\0"[..], &[b'k'; 1 << 20], b"q\x00]("].concat();
+    let text = [&b"\x80\x02X\0\0\x10\0"[..], &[b'k'; 1 << 20], b"q\x00"].concat();
+    let reference = [&text, &b"]("[..]].concat();
+    let key = b"X\x01\0\0\0a".as_slice();
+    let many = |start: &[&[u8]], filler: &[u8], count: usize, end: &[u8]| {
+        with_pickle(
+            &[&start.concat(), &filler.repeat(count), end].concat(),
+            true,
+        )
+    };
     let bombs = [
+        (
+            "one long key, often",
+            many(&[&text, b"0}("], b"h\x00N", 300_000, b"u."),
+            "too long",
+        ),
+        (
+            "one dictionary of one key, often",
+            many(
+                &[
+                    b"\x80\x02",
+                    key,
+                    b"q\x000}q\x01(",
+                    &b"h\x00N".repeat(200_000),
+                    b"u0}",
+                    key,
+                    b"](",
+                ],
+                b"h\x01",
+                300_000,
+                b"es.",
+            ),
+            "contain themselves",
+        ),
+        (
+            "one tensor, often",
+            many(
+                &[b"\x80\x02", &tensor(0, &[1], &[1]), b"q\x000}", key, b"]("],
+                b"h\x00",
+                1 << 20,
+                b"es.",
+            ),
+            "too many tensors",
+        ),
         (
             "beyond the limit",
             pickle(b"\x80\x02}", b"N0", 51 << 20),

@@ -54,4 +54,10 @@ fn odd_configs_are_errors() {
     }
     let config = serde_json::from_str(r#"{"patch_size": 0}"#).unwrap();
     assert!(Component::ImageEncoder.layout(&config).is_err());
+    // Lists of names that would fill the memory.
+    let config =
+        serde_json::from_str(r#"{"block_out_channels": [4], "layers_per_block": 1000000}"#);
+    assert!(Component::Vae.layout(&config.unwrap()).is_err());
+    let config = serde_json::from_str(r#"{"num_hidden_layers": 1000000}"#).unwrap();
+    assert!(Component::TextEncoder.layout(&config).is_err());
 }

@@ -203,6 +203,11 @@ fn what_does_not_fit_is_told() {
             ],
             "twice",
         ),
+        (
+            // Without a rank there are no values, and the product of the rest is beyond any number.
+            &[(&down, &[0, 1 << 40, 1 << 40]), (&up, &[32, 0])],
+            "does not fit",
+        ),
     ];
     for (tensors, message) in cases {
         write(&path, tensors);

@@ -61,6 +61,10 @@ put("shard_index", "one", json.dumps({"metadata": {"total_size": 4}, "weight_map
 put("shard_index", "outside", json.dumps({"weight_map": {"conv_in.bias": "../" + shard}}).encode())
 put("shard_index", "itself", json.dumps({"weight_map": {"a": "config.json", "b": shard}}).encode())
 
+for name in ("one", "outside"):
+    put("checkpoint_weights", f"index_{name}", b"\1" + (HERE / "shard_index" / name).read_bytes())
+put("checkpoint_weights", "plain_file", b"\0" + plain)
+
 put("plan", "complete", bytes(range(1, 200)))
 put("plan", "mixed", bytes((7 * n) % 256 for n in range(400)))
 
