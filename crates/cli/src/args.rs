@@ -177,7 +177,7 @@ impl GenerateArgs {
     /// All but the latents, which are in a file.
     pub(crate) fn options(&self) -> GenerateOptions {
         GenerateOptions {
-            negative_prompt: self.negative_prompt.clone(),
+            negative_prompt: self.negative_prompt.as_str().into(),
             height: self.height,
             width: self.width,
             target_fps: self.target_fps,
@@ -203,6 +203,7 @@ impl GenerateArgs {
                 OutputTypeArg::Video => OutputType::Video,
                 OutputTypeArg::Latent => OutputType::Latent,
             },
+            ..Default::default()
         }
     }
 }

@@ -191,7 +191,7 @@ fn execute<B: Backend>(job: &Job, device: &B::Device) -> Result<(), Failure> {
     let variant = job.variant.as_deref();
     let pipeline = I2VGenXLPipeline::<B>::from_folder(folder, variant, DType::F32, device)?;
     let mut progress = Progress::new(job.quiet);
-    let generation = pipeline.run(&job.image, &job.prompt, &job.options, |event| {
+    let generation = pipeline.run(&job.image, job.prompt.as_str(), &job.options, |event| {
         progress.tell(&event);
         match stop.load(Ordering::SeqCst) {
             true => ControlFlow::Break(()),
@@ -219,7 +219,7 @@ fn execute<B: Backend>(job: &Job, device: &B::Device) -> Result<(), Failure> {
         eprintln!(
             "wrote {} in {seconds:.1} s (seed {})",
             names.join(", "),
-            generation.seed
+            generation.seeds[0]
         );
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use i2vgen_checkpoint::{Folder, write_json};
-use i2vgen_pipeline::{Generation, PipelineError};
+use i2vgen_pipeline::{Generation, PipelineError, Prompt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -19,7 +19,10 @@ pub(crate) fn write(
     let record = json!({
         "outputs": written.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
         "prompt": job.prompt,
-        "negative_prompt": options.negative_prompt,
+        "negative_prompt": match &options.negative_prompt {
+            Prompt::Texts(texts) => json!(texts[0]),
+            Prompt::Embeds(_) => Value::Null,
+        },
         "image": job.image_name,
         "height": options.height,
         "width": options.width,
@@ -35,7 +38,7 @@ pub(crate) fn write(
         "compat": format!("{:?}", options.compat).to_lowercase(),
         "output_type": format!("{:?}", options.output_type).to_lowercase(),
         "latents_given": options.latents.is_some(),
-        "seed": generation.seed,
+        "seed": generation.seeds[0],
         "cut_tokens": generation.cut_tokens,
         "device": job.device,
         "dtype": "f32",

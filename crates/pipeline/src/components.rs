@@ -6,10 +6,10 @@ use i2vgen_clip_encoders::{
     CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection,
 };
 use i2vgen_schedulers::Scheduler;
-use i2vgen_unet3d::I2VGenXLUNet;
+use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
 
-use crate::PipelineError;
+use crate::{GenerateOptions, PipelineError};
 
 /// All parts of a pipeline, loaded.
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct Components<B: Backend> {
     pub vae: AutoencoderKL<B>,
     /// The sampler.
     pub scheduler: Box<dyn Scheduler<B>>,
+    /// Whether the UNet's weights double the concatenated image features themselves (`convert --concat-gain fold`), so that
+    /// [`Compat::VGen`](crate::Compat::VGen) must not.
+    pub folded_concat_gain: bool,
 }
 
 /// Where a stage gets its component from.
@@ -81,15 +84,41 @@ impl<B: Backend> Source<B> {
         })
     }
 
+    /// What the components compute in.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::Loaded(c) => c.unet.dtype(),
+            Self::Folder { dtype, .. } => *dtype,
+        }
+    }
+
+    /// Reads every component that is not held yet.
+    pub(crate) fn load(&self, device: &B::Device) -> Result<Components<B>, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => (**c).clone(),
+            Self::Folder { .. } => Components {
+                tokenizer: self.tokenizer()?,
+                text_encoder: self.text_encoder(0, device)?,
+                feature_extractor: self.feature_extractor()?,
+                image_encoder: self.image_encoder(device)?,
+                unet: self.unet(device)?,
+                vae: self.stored_vae(device)?,
+                scheduler: self.scheduler()?,
+                folded_concat_gain: self.has_folded_gain()?,
+            },
+        })
+    }
+
     /// Whether the weights themselves double the concatenated image features (`convert --concat-gain fold`), so that the
     /// pipeline must not do it again.
     pub(crate) fn has_folded_gain(&self) -> Result<bool, PipelineError> {
         Ok(match self {
+            Self::Loaded(c) => c.folded_concat_gain,
             Self::Folder { folder, .. } if folder.contains("i2vgen.json") => {
                 let manifest: serde_json::Value = folder.read_json("i2vgen.json")?;
                 manifest["concat_gain"] == "fold"
             }
-            _ => false,
+            Self::Folder { .. } => false,
         })
     }
 
@@ -162,6 +191,13 @@ impl<B: Backend> Source<B> {
         })
     }
 
+    pub(crate) fn unet_config(&self) -> Result<I2VGenXLUNetConfig, PipelineError> {
+        Ok(match self {
+            Self::Loaded(c) => c.unet.config.clone(),
+            Self::Folder { folder, .. } => folder.subfolder("unet")?.read_json("config.json")?,
+        })
+    }
+
     pub(crate) fn vae_config(&self) -> Result<AutoencoderKLConfig, PipelineError> {
         Ok(match self {
             Self::Loaded(c) => c.vae.config.clone(),
@@ -169,7 +205,15 @@ impl<B: Backend> Source<B> {
         })
     }
 
-    pub(crate) fn vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
+    pub(crate) fn vae(
+        &self,
+        _options: &GenerateOptions,
+        device: &B::Device,
+    ) -> Result<AutoencoderKL<B>, PipelineError> {
+        self.stored_vae(device)
+    }
+
+    fn stored_vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
         Ok(match self {
             Self::Loaded(c) => c.vae.clone(),
             Self::Folder {
@@ -235,7 +279,8 @@ impl<B: Backend> Source<B> {
             .save_pretrained(path.join("image_encoder"), dtype)?;
         self.unet(device)?
             .save_pretrained(path.join("unet"), dtype)?;
-        self.vae(device)?.save_pretrained(path.join("vae"), dtype)?;
+        self.stored_vae(device)?
+            .save_pretrained(path.join("vae"), dtype)?;
         let index = serde_json::json!({
             "_class_name": "I2VGenXLPipeline",
             "feature_extractor": ["transformers", "CLIPImageProcessor"],

@@ -57,6 +57,18 @@ pub enum PipelineError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A stage that has computed infinities or NaN.
+    #[error(
+        "the {stage} gave values that are not finite (video {video}, frame {frame}); nothing was written; compute in f32, or look for damaged weights with: i2vgen inspect --deep"
+    )]
+    NotFinite {
+        /// Where it was seen.
+        stage: &'static str,
+        /// The first video with such a value.
+        video: usize,
+        /// The first frame of it.
+        frame: usize,
+    },
     /// The callback has stopped the run.
     #[error("cancelled; nothing was written")]
     Cancelled,

@@ -5,13 +5,12 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 use i2vgen_schedulers::StepArgs;
-use image::RgbImage;
-use torch_rng::Generator;
 
 use crate::{
-    Compat, GenerateOptions, Latents, OutputType, PipelineError, Video, components::Source, inputs,
+    Compat, Embeds, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt, Video,
+    components::Source, conditioning, decode, generators::Generators, guidance, inputs,
 };
 
 /// What a run reports while it works.
@@ -47,9 +46,15 @@ pub struct Generation {
     pub video: Option<Video>,
     /// Latents as the scheduler left them.
     pub latents: Latents,
-    /// The seed that was used.
-    pub seed: u64,
-    /// Tokens of the prompt that the text encoder has no room for.
+    /// The noise it began with, before the scheduler scaled it: [`GenerateOptions::latents`] of a run that gives the same.
+    pub initial_latents: Latents,
+    /// What the text encoder made of the prompts, a row for each.
+    pub prompt_embeds: Embeds,
+    /// And of the negative prompts, with guidance.
+    pub negative_prompt_embeds: Option<Embeds>,
+    /// The seed that was used, or one for each video.
+    pub seeds: Vec<u64>,
+    /// Most tokens of one prompt that the text encoder has no room for.
     pub cut_tokens: usize,
     /// Seconds per stage, in order.
     pub timings: Vec<(&'static str, f64)>,
@@ -57,30 +62,25 @@ pub struct Generation {
 
 pub(crate) fn run<B: Backend>(
     source: &Source<B>,
-    image: &RgbImage,
-    prompt: &str,
+    images: Images<'_>,
+    prompt: &Prompt,
     options: &GenerateOptions,
     mut callback: impl FnMut(Event<'_, B>) -> ControlFlow<()>,
     device: &B::Device,
 ) -> Result<Generation, PipelineError> {
-    let vae = source.vae_config()?;
-    let (factor, channels) = (vae.scale_factor(), vae.latent_channels);
-    options.check(factor, channels)?;
-    check_clip_skip(source, options)?;
-    if image.width() == 0 || image.height() == 0 {
-        return Err(PipelineError::Image {
-            path: String::new(),
-            problem: "has no pixels".into(),
-        });
-    }
+    let prompts = prompt.count();
+    let shape = check(source, images, prompt, options)?;
     let mut scheduler = source.scheduler()?;
     if options.compat == Compat::VGen {
         scheduler.set_alpha_to_one(false);
     }
     scheduler.set_timesteps(options.num_inference_steps)?;
 
-    let seed = options.seed.unwrap_or_else(seed_from_clock);
-    let mut generator = Generator::new(seed);
+    let seeds = match options.seeds.is_empty() {
+        true => vec![options.seed.unwrap_or_else(seed_from_clock)],
+        false => options.seeds.clone(),
+    };
+    let mut generators = Generators::new(&seeds);
     let mut timings = Vec::new();
     let mut clock = Instant::now();
     let mut lap = |name| {
@@ -93,35 +93,40 @@ pub(crate) fn run<B: Backend>(
     };
 
     tell(Event::Stage("text encoder"))?;
-    let (text, cut_tokens) = inputs::encode_prompt(source, prompt, options, device)?;
-    let dtype = text.dtype();
+    let encoded = conditioning::encode_prompt(source, prompt, options, device)?;
+    let context = encoded.context(options.num_videos_per_prompt);
+    let dtype = context.dtype();
     lap("text_encoder");
 
     tell(Event::Stage("image encoder"))?;
-    let embeddings = inputs::encode_image(source, image, options, dtype, device)?;
+    let embeddings = conditioning::encode_images(source, images, prompts, options, dtype, device)?;
     lap("image_encoder");
 
     tell(Event::Stage("VAE encoder"))?;
-    let image_latents =
-        inputs::encode_image_latents(source, image, options, dtype, &mut generator, device)?;
+    let image_latents = conditioning::encode_image_latents(
+        source,
+        images,
+        prompts,
+        options,
+        dtype,
+        &mut generators,
+        device,
+    )?;
     lap("vae_encode");
 
-    let shape = options.latents_shape(factor, channels);
-    let [rows, _, frames, h, w] = shape;
+    let [videos, channels, frames, h, w] = shape;
     let noise: Tensor<B, 5> = match &options.latents {
-        Some(given) => {
-            let data = TensorData::new(given.values.clone(), shape);
-            Tensor::<B, 5>::from_data(data, (device, DType::F32)).cast(dtype)
-        }
-        None => inputs::normal(&mut generator, shape, dtype, device),
+        Some(given) => given.to_tensor(dtype, device),
+        None => generators.normal(shape, dtype, device),
     };
+    let initial_latents = Latents::from_tensor(noise.clone());
     // The scheduler sees every frame as a sample of its own, as in the reference.
     let frame_major = |x: Tensor<B, 5>| {
         let x: Tensor<B, 5> = x.permute([0, 2, 1, 3, 4]);
-        x.reshape([rows * frames, channels, h, w])
+        x.reshape([videos * frames, channels, h, w])
     };
     let video_major = |x: Tensor<B, 4>| {
-        let x: Tensor<B, 5> = x.reshape([rows, frames, channels, h, w]);
+        let x: Tensor<B, 5> = x.reshape([videos, frames, channels, h, w]);
         x.permute([0, 2, 1, 3, 4])
     };
     let mut x = frame_major(noise * scheduler.init_noise_sigma());
@@ -133,92 +138,127 @@ pub(crate) fn run<B: Backend>(
         true => 1.0,
         false => options.compat.concat_gain(),
     };
-    let conditioning = unet.prepare(text, embeddings, image_latents, options.target_fps, gain)?;
+    let prepared = unet.prepare(context, embeddings, image_latents, options.target_fps, gain)?;
+    // With guidance the unconditional rows come first.
+    let of_prompt = prepared.narrow(prepared.rows() - videos, videos);
+    let of_nothing = prepared.narrow(0, videos);
     lap("unet_prepare");
 
     let timesteps = scheduler.timesteps().to_vec();
-    let mut draw =
-        |like: &Tensor<B, 4>| inputs::normal(&mut generator, like.dims(), like.dtype(), device);
-    for (index, timestep) in timesteps.iter().enumerate() {
+    let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), like.dtype(), device);
+    for (index, &timestep) in timesteps.iter().enumerate() {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
-        let prediction = if options.guided() {
-            let both = Tensor::cat(vec![input.clone(), input], 0);
-            let output = unet.forward(both, *timestep, &conditioning)?;
-            let without = output.clone().narrow(0, 0, rows);
-            let with = output.narrow(0, rows, rows);
-            without.clone() + (with - without) * options.guidance_scale
+        let prediction = if !options.guided_at(index, timesteps.len()) {
+            unet.forward(input, timestep, &of_prompt)?
         } else {
-            unet.forward(input, *timestep, &conditioning)?
+            let (without, with) = if options.split_guidance {
+                let without = unet.forward(input.clone(), timestep, &of_nothing)?;
+                (without, unet.forward(input, timestep, &of_prompt)?)
+            } else {
+                let both = Tensor::cat(vec![input.clone(), input], 0);
+                let both = unet.forward(both, timestep, &prepared)?;
+                let half = |start| both.clone().narrow(0, start, videos);
+                (half(0), half(videos))
+            };
+            guidance::combine(
+                without,
+                with,
+                options.guidance_scale,
+                options.guidance_rescale,
+            )
         };
         let args = StepArgs::with_noise(options.eta, &mut draw);
         x = scheduler.step(frame_major(prediction), index, x, args)?;
         tell(Event::Step {
             done: index + 1,
             total: timesteps.len(),
-            timestep: *timestep,
+            timestep,
             latents: &video_major(x.clone()),
         })?;
     }
-    drop((unet, conditioning));
-    let latents = Latents {
-        values: to_host(video_major(x.clone())),
-        shape,
-    };
+    drop((unet, prepared, of_prompt, of_nothing));
+    let x = video_major(x);
+    let latents = Latents::from_tensor(x.clone());
+    decode::check_latents(&latents, "UNet")?;
     lap("denoise");
 
     let video = match options.output_type {
         OutputType::Latent => None,
         OutputType::Video => {
             tell(Event::Stage("VAE decoder"))?;
-            let vae = source.vae(device)?;
-            let z = x * (1.0 / vae.config.scaling_factor);
-            let total = rows * frames;
-            let mut values = Vec::with_capacity(total * 3 * options.height * options.width);
-            for start in (0..total).step_by(options.decode_chunk_size) {
-                let count = options.decode_chunk_size.min(total - start);
-                let pixels = vae.decode(z.clone().narrow(0, start, count))?;
-                let pixels = to_host(pixels.permute([0, 2, 3, 1]));
-                values.extend(pixels.iter().map(|v| (v * 0.5 + 0.5).clamp(0.0, 1.0)));
-                tell(Event::Decoded {
-                    done: start + count,
-                    total,
-                })?;
-            }
+            let vae = source.vae(options, device)?;
+            let (chunk, fps) = (options.decode_chunk_size, options.target_fps);
+            let video = decode::decode(&vae, x, chunk, fps, |done, total| {
+                tell(Event::Decoded { done, total })
+            })?;
             lap("vae_decode");
-            Some(Video::new(
-                values,
-                [rows, frames, options.height, options.width],
-                options.target_fps,
-            )?)
+            Some(video)
         }
     };
     Ok(Generation {
         video,
         latents,
-        seed,
-        cut_tokens,
+        initial_latents,
+        prompt_embeds: Embeds::from_tensor(encoded.prompt_embeds),
+        negative_prompt_embeds: encoded.negative_prompt_embeds.map(Embeds::from_tensor),
+        seeds,
+        cut_tokens: encoded.cut_tokens,
         timings,
     })
 }
 
-fn check_clip_skip<B: Backend>(
+/// Refuses whatever would fail later, before any weight is read. Returns the shape of the latents.
+fn check<B: Backend>(
     source: &Source<B>,
+    images: Images<'_>,
+    prompt: &Prompt,
     options: &GenerateOptions,
-) -> Result<(), PipelineError> {
-    let layers = source.text_layers()?;
-    match options.clip_skip {
-        Some(skip) if skip > layers => Err(PipelineError::Option {
-            name: "clip_skip",
-            problem: format!("{skip} is more than the text encoder's {layers} layers"),
-        }),
-        _ => Ok(()),
-    }
+) -> Result<[usize; 5], PipelineError> {
+    let vae = source.vae_config()?;
+    let (factor, channels) = (vae.scale_factor(), vae.latent_channels);
+    let prompts = prompt.count();
+    inputs::check(images, prompt, &options.negative_prompt, options.guided())?;
+    options.check(prompts, factor, channels)?;
+    check_prompts(source, prompt, options)?;
+    Ok(options.latents_shape(prompts, factor, channels))
 }
 
-fn to_host<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f32> {
-    let data = x.cast(DType::F32).into_data();
-    data.to_vec()
-        .expect("the tensor was cast to f32 on the line before")
+/// What concerns the text encoder.
+pub(crate) fn check_prompts<B: Backend>(
+    source: &Source<B>,
+    prompt: &Prompt,
+    options: &GenerateOptions,
+) -> Result<(), PipelineError> {
+    let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
+    let layers = source.text_layers()?;
+    if let Some(skip) = options.clip_skip
+        && skip > layers
+    {
+        return fail(
+            "clip_skip",
+            format!("{skip} is more than the text encoder's {layers} layers"),
+        );
+    }
+    let expected = source.unet_config()?.cross_attention_dim;
+    for (name, prompt) in [
+        ("prompt_embeds", prompt),
+        ("negative_prompt_embeds", &options.negative_prompt),
+    ] {
+        let Prompt::Embeds(embeds) = prompt else {
+            continue;
+        };
+        let [_, tokens, width] = embeds.shape;
+        if width != expected || tokens < 3 {
+            return fail(
+                name,
+                format!(
+                    "shape {:?} must be [prompts, tokens, {expected}] with at least 3 tokens; they belong to another model",
+                    embeds.shape
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn seed_from_clock() -> u64 {

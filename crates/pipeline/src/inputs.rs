@@ -1,130 +1,151 @@
-//! What the denoiser is given besides noise (reference `overview.md` §4–5).
+//! What a video is made from.
 
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use i2vgen_clip_encoders::CropMode;
 use image::RgbImage;
-use torch_rng::Generator;
 
-use crate::{Compat, GenerateOptions, ImageLatents, PipelineError, components::Source};
+use crate::{Embeds, PipelineError};
 
-impl Compat {
-    pub(crate) fn crop(self) -> CropMode {
+/// The pictures of a run: one for each prompt, or one for all.
+#[derive(Clone, Copy, Debug)]
+pub struct Images<'a>(pub(crate) &'a [RgbImage]);
+
+impl<'a> From<&'a RgbImage> for Images<'a> {
+    fn from(image: &'a RgbImage) -> Self {
+        Self(std::slice::from_ref(image))
+    }
+}
+
+impl<'a> From<&'a [RgbImage]> for Images<'a> {
+    fn from(images: &'a [RgbImage]) -> Self {
+        Self(images)
+    }
+}
+
+impl<'a> From<&'a Vec<RgbImage>> for Images<'a> {
+    fn from(images: &'a Vec<RgbImage>) -> Self {
+        Self(images)
+    }
+}
+
+/// Sentences, or what the text encoder made of them (diffusers' `prompt` and `prompt_embeds`).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// One or many.
+    Texts(Vec<String>),
+    /// Of as many prompts as it has rows.
+    Embeds(Embeds),
+}
+
+impl Prompt {
+    /// How many videos it describes.
+    pub fn count(&self) -> usize {
         match self {
-            Self::Corrected => CropMode::Corrected,
-            Self::Diffusers | Self::VGen => CropMode::Reference,
-        }
-    }
-
-    pub(crate) fn concat_gain(self) -> f64 {
-        match self {
-            Self::Corrected | Self::Diffusers => 1.0,
-            Self::VGen => 2.0,
+            Self::Texts(texts) => texts.len(),
+            Self::Embeds(embeds) => embeds.shape[0],
         }
     }
 }
 
-/// Standard normal numbers from torch's generator.
-pub(crate) fn normal<B: Backend, const D: usize>(
-    generator: &mut Generator,
-    shape: [usize; D],
-    dtype: DType,
-    device: &B::Device,
-) -> Tensor<B, D> {
-    let values = generator.randn_f32(shape.iter().product());
-    let data = TensorData::new(values, shape);
-    Tensor::<B, D>::from_data(data, (device, DType::F32)).cast(dtype)
+impl Default for Prompt {
+    /// An empty sentence.
+    fn default() -> Self {
+        Self::from("")
+    }
 }
 
-/// Text to context. With guidance the unconditional rows come first.
-///
-/// # Shapes
-/// → `[rows, tokens, width]`, and how many tokens of the prompt did not fit
-pub(crate) fn encode_prompt<B: Backend>(
-    source: &Source<B>,
-    prompt: &str,
-    options: &GenerateOptions,
-    device: &B::Device,
-) -> Result<(Tensor<B, 3>, usize), PipelineError> {
-    let mut tokenizer = source.tokenizer()?;
-    if options.compat == Compat::VGen {
-        tokenizer.pad_token_id = 0;
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Texts(vec![text.to_owned()])
     }
-    let encoder = source.text_encoder(options.clip_skip.unwrap_or(0), device)?;
-    let videos = options.num_videos_per_prompt;
-    let encode = |text: &str| -> Result<(Tensor<B, 3>, usize), PipelineError> {
-        let encoding = tokenizer.encode(text)?;
-        let hidden = encoder.forward(encoding.to_tensor(device), options.clip_skip)?;
-        Ok((hidden.repeat_dim(0, videos), encoding.cut))
-    };
-    let (positive, cut) = encode(prompt)?;
-    if !options.guided() {
-        return Ok((positive, cut));
-    }
-    let (negative, _) = encode(&options.negative_prompt)?;
-    Ok((Tensor::cat(vec![negative, positive], 0), cut))
 }
 
-/// Picture to embedding. With guidance the unconditional rows are zero.
-///
-/// # Shapes
-/// → `[rows, 1, width]`
-pub(crate) fn encode_image<B: Backend>(
-    source: &Source<B>,
-    image: &RgbImage,
-    options: &GenerateOptions,
-    dtype: DType,
-    device: &B::Device,
-) -> Result<Tensor<B, 3>, PipelineError> {
-    let processor = source.feature_extractor()?;
-    let crop = options.compat.crop();
-    let pixels = processor.preprocess::<B>(image, options.width as u32, crop, device);
-    let encoder = source.image_encoder(device)?;
-    let embedding = encoder
-        .forward(pixels.cast(dtype))?
-        .unsqueeze_dim::<3>(1)
-        .repeat_dim(0, options.num_videos_per_prompt);
-    if !options.guided() {
-        return Ok(embedding);
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::Texts(vec![text])
     }
-    Ok(Tensor::cat(vec![embedding.zeros_like(), embedding], 0))
 }
 
-/// Picture to latents, followed by one constant plane per later frame that says how far along it is.
-///
-/// # Shapes
-/// → `[rows, channels, frames, h, w]`
-pub(crate) fn encode_image_latents<B: Backend>(
-    source: &Source<B>,
-    image: &RgbImage,
-    options: &GenerateOptions,
-    dtype: DType,
-    generator: &mut Generator,
-    device: &B::Device,
-) -> Result<Tensor<B, 5>, PipelineError> {
-    let (width, height) = (options.width as u32, options.height as u32);
-    let crop = options.compat.crop();
-    let pixels = i2vgen_clip_encoders::vae_pixels::<B>(image, width, height, crop, device);
-    let vae = source.vae(device)?;
-    let posterior = vae.encode(pixels.cast(dtype))?;
-    let latents = match options.image_latents {
-        ImageLatents::Mode => posterior.mode(),
-        ImageLatents::Sample => {
-            let shape = posterior.mode().dims();
-            posterior.sample(normal(generator, shape, dtype, device))
-        }
-    };
-    let first = (latents * vae.config.scaling_factor).unsqueeze_dim::<5>(2);
-    let [_, channels, _, h, w] = first.dims();
-    let frames = options.num_frames;
-    let mut planes = vec![first];
-    for frame in 1..frames {
-        let position = frame as f64 / (frames - 1) as f64;
-        planes.push(Tensor::full(
-            [1, channels, 1, h, w],
-            position,
-            (device, dtype),
-        ));
+impl From<&String> for Prompt {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
     }
-    let rows = options.num_videos_per_prompt * if options.guided() { 2 } else { 1 };
-    Ok(Tensor::cat(planes, 2).repeat_dim(0, rows))
+}
+
+impl From<Vec<String>> for Prompt {
+    fn from(texts: Vec<String>) -> Self {
+        Self::Texts(texts)
+    }
+}
+
+impl From<&[&str]> for Prompt {
+    fn from(texts: &[&str]) -> Self {
+        Self::Texts(texts.iter().map(|t| (*t).to_owned()).collect())
+    }
+}
+
+impl From<&Prompt> for Prompt {
+    fn from(prompt: &Prompt) -> Self {
+        prompt.clone()
+    }
+}
+
+impl From<Embeds> for Prompt {
+    fn from(embeds: Embeds) -> Self {
+        Self::Embeds(embeds)
+    }
+}
+
+/// Refuses counts that do not match; `guided` says whether the negative prompt matters.
+pub(crate) fn check(
+    images: Images<'_>,
+    prompt: &Prompt,
+    negative: &Prompt,
+    guided: bool,
+) -> Result<(), PipelineError> {
+    let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
+    let prompts = prompt.count();
+    if prompts == 0 {
+        return fail("prompt", "there is none; give at least one".into());
+    }
+    let count = images.0.len();
+    if count != prompts && count != 1 {
+        return fail(
+            "image",
+            format!(
+                "{count} images for {prompts} prompts; give one image for each prompt, or one for all"
+            ),
+        );
+    }
+    if images.0.iter().any(|i| i.width() == 0 || i.height() == 0) {
+        return fail("image", "has no pixels; give another image".into());
+    }
+    if let Prompt::Embeds(embeds) = prompt {
+        embeds.check("prompt_embeds")?;
+    }
+    if !guided {
+        return Ok(());
+    }
+    let negatives = negative.count();
+    if negatives != prompts && negatives != 1 {
+        return fail(
+            "negative_prompt",
+            format!(
+                "{negatives} negative prompts for {prompts} prompts; give one for each prompt, or one for all"
+            ),
+        );
+    }
+    if let Prompt::Embeds(embeds) = negative {
+        embeds.check("negative_prompt_embeds")?;
+    }
+    if let (Prompt::Embeds(a), Prompt::Embeds(b)) = (prompt, negative)
+        && a.shape[1..] != b.shape[1..]
+    {
+        return fail(
+            "negative_prompt_embeds",
+            format!(
+                "shape {:?} must be that of prompt_embeds, {:?}",
+                b.shape, a.shape
+            ),
+        );
+    }
+    Ok(())
 }

@@ -1,8 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod components;
+mod conditioning;
+mod decode;
 mod error;
 mod generate;
+mod generators;
+mod guidance;
+mod host_tensor;
 mod image_input;
 mod inputs;
 mod options;
@@ -10,9 +15,12 @@ mod pipeline;
 mod video;
 
 pub use components::Components;
+pub use conditioning::EncodedPrompt;
 pub use error::PipelineError;
 pub use generate::{Event, Generation};
+pub use host_tensor::{Embeds, HostTensor, Latents};
 pub use image_input::{decode_image, open_image};
-pub use options::{Compat, GenerateOptions, ImageLatents, Latents, OutputType};
+pub use inputs::{Images, Prompt};
+pub use options::{Compat, GenerateOptions, ImageLatents, OutputType};
 pub use pipeline::I2VGenXLPipeline;
 pub use video::{Container, Video};

@@ -1,14 +1,11 @@
-use std::path::Path;
-
-use safetensors::{Dtype, SafeTensors};
-
-use crate::PipelineError;
+use crate::{Latents, PipelineError, Prompt};
 
 /// The arguments of diffusers' `I2VGenXLPipeline.__call__`, with its names and defaults.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
-    /// What the video should not show; only read when `guidance_scale` is above 1.
-    pub negative_prompt: String,
+    /// What the videos should not show, one text for each prompt or one for all, or its embeddings; only read when guidance
+    /// is on.
+    pub negative_prompt: Prompt,
     /// Pixels; a multiple of the VAE's factor.
     pub height: usize,
     /// Pixels; a multiple of the VAE's factor.
@@ -21,6 +18,14 @@ pub struct GenerateOptions {
     pub num_inference_steps: usize,
     /// Weight of the prompt; classifier-free guidance is on above 1.
     pub guidance_scale: f64,
+    /// Where guidance begins, as a fraction of the steps; before that only the prompt's own prediction is made.
+    pub guidance_start: f64,
+    /// Where guidance ends, as a fraction of the steps.
+    pub guidance_end: f64,
+    /// How much of the contrast that guidance adds is taken back, 0 to 1 (φ of Lin et al., 2023).
+    pub guidance_rescale: f64,
+    /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
+    pub split_guidance: bool,
     /// Weight of the noise that DDIM adds in each step.
     pub eta: f64,
     /// Videos from the same picture and prompt.
@@ -29,8 +34,10 @@ pub struct GenerateOptions {
     pub decode_chunk_size: usize,
     /// Layers of the text encoder to leave out at its end; `None` is as 0.
     pub clip_skip: Option<usize>,
-    /// Seed of all random numbers, as `torch.manual_seed`; `None` takes one from the clock.
+    /// Seed of all random numbers, as `torch.manual_seed`; `None` takes one from the clock. One stream serves all videos.
     pub seed: Option<u64>,
+    /// A seed for each video instead, which then is the video that its seed alone gives; empty to use `seed`.
+    pub seeds: Vec<u64>,
     /// Start noise instead of drawing it.
     pub latents: Option<Latents>,
     /// Whether the picture's latents are sampled from the VAE's posterior or are its mean.
@@ -44,18 +51,23 @@ pub struct GenerateOptions {
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
-            negative_prompt: String::new(),
+            negative_prompt: Prompt::default(),
             height: 704,
             width: 1280,
             target_fps: 16.0,
             num_frames: 16,
             num_inference_steps: 50,
             guidance_scale: 9.0,
+            guidance_start: 0.0,
+            guidance_end: 1.0,
+            guidance_rescale: 0.0,
+            split_guidance: false,
             eta: 0.0,
             num_videos_per_prompt: 1,
             decode_chunk_size: 1,
             clip_skip: Some(1),
             seed: None,
+            seeds: Vec::new(),
             latents: None,
             image_latents: ImageLatents::Sample,
             compat: Compat::Corrected,
@@ -97,53 +109,15 @@ pub enum OutputType {
     Latent,
 }
 
-/// Latents on the host, `[videos, channels, frames, height, width]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Latents {
-    /// In row-major order.
-    pub values: Vec<f32>,
-    /// The five sizes.
-    pub shape: [usize; 5],
-}
-
-impl Latents {
-    /// Reads tensor `latents` of a safetensors file.
-    ///
-    /// # Errors
-    /// If there is no such tensor of rank 5 in f32.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self, PipelineError> {
-        let path = path.as_ref();
-        let fail = |problem: String| PipelineError::Option {
-            name: "latents",
-            problem: format!("'{}' {problem}", path.display()),
-        };
-        let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|e| fail(format!("is not a valid safetensors file ({e})")))?;
-        let tensor = file
-            .tensor("latents")
-            .map_err(|_| fail("has no tensor named 'latents'".into()))?;
-        let shape: [usize; 5] = tensor.shape().try_into().map_err(|_| {
-            fail(format!(
-                "has latents of shape {:?}; they must be [videos, channels, frames, height, width]",
-                tensor.shape()
-            ))
-        })?;
-        if tensor.dtype() != Dtype::F32 {
-            return Err(fail(format!(
-                "has latents in {:?}; they must be F32",
-                tensor.dtype()
-            )));
-        }
-        let (chunks, _) = tensor.data().as_chunks::<4>();
-        let values = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Ok(Self { values, shape })
-    }
-}
-
 impl GenerateOptions {
-    /// Refuses what could not give a video; `factor` is the VAE's pixels per latent, `channels` those of a latent.
-    pub(crate) fn check(&self, factor: usize, channels: usize) -> Result<(), PipelineError> {
+    /// Refuses what could not give a video of so many prompts; `factor` is the VAE's pixels per latent, `channels` those of a
+    /// latent.
+    pub(crate) fn check(
+        &self,
+        prompts: usize,
+        factor: usize,
+        channels: usize,
+    ) -> Result<(), PipelineError> {
         let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
         for (name, value) in [("height", self.height), ("width", self.width)] {
             if value == 0 || !value.is_multiple_of(factor) || value > 1 << 14 {
@@ -175,6 +149,15 @@ impl GenerateOptions {
                 ),
             );
         }
+        for (name, value) in [
+            ("guidance_start", self.guidance_start),
+            ("guidance_end", self.guidance_end),
+            ("guidance_rescale", self.guidance_rescale),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return fail(name, format!("{value} must be a fraction from 0 to 1"));
+            }
+        }
         if !(self.eta.is_finite() && self.eta >= 0.0) {
             return fail("eta", format!("{} must be a number from 0 to 1", self.eta));
         }
@@ -187,11 +170,19 @@ impl GenerateOptions {
                 ),
             );
         }
-        let expected = self.latents_shape(factor, channels);
+        let videos = prompts * self.num_videos_per_prompt;
+        if !matches!(self.seeds.len(), 0 | 1) && self.seeds.len() != videos {
+            return fail(
+                "seed",
+                format!(
+                    "{} seeds for {videos} videos; give one for each video, or one for all",
+                    self.seeds.len()
+                ),
+            );
+        }
+        let expected = self.latents_shape(prompts, factor, channels);
         if let Some(latents) = &self.latents {
-            if latents.shape != expected
-                || latents.values.len() != expected.iter().product::<usize>()
-            {
+            if latents.shape != expected {
                 return fail(
                     "latents",
                     format!(
@@ -200,25 +191,23 @@ impl GenerateOptions {
                     ),
                 );
             }
-            if latents.values.iter().any(|v| !v.is_finite()) {
-                return fail("latents", "hold a value that is not finite".into());
-            }
+            latents.check("latents")?;
         }
         Ok(())
     }
 
-    pub(crate) fn latents_shape(&self, factor: usize, channels: usize) -> [usize; 5] {
+    pub(crate) fn latents_shape(
+        &self,
+        prompts: usize,
+        factor: usize,
+        channels: usize,
+    ) -> [usize; 5] {
         [
-            self.num_videos_per_prompt,
+            prompts * self.num_videos_per_prompt,
             channels,
             self.num_frames,
             self.height / factor,
             self.width / factor,
         ]
-    }
-
-    /// Whether classifier-free guidance is on.
-    pub(crate) fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
     }
 }

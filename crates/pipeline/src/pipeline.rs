@@ -2,11 +2,10 @@ use std::{ops::ControlFlow, path::Path};
 
 use burn::tensor::{DType, backend::Backend};
 use i2vgen_checkpoint::Folder;
-use image::RgbImage;
 
 use crate::{
-    Components, Event, GenerateOptions, Generation, OutputType, PipelineError, Video,
-    components::Source, generate,
+    Components, EncodedPrompt, Event, GenerateOptions, Generation, Images, Latents, OutputType,
+    PipelineError, Prompt, Video, components::Source, conditioning, decode, generate,
 };
 
 /// Image and text to video (diffusers `I2VGenXLPipeline`).
@@ -64,21 +63,39 @@ impl<B: Backend> I2VGenXLPipeline<B> {
         self.source.save(path.as_ref(), dtype, &self.device)
     }
 
-    /// Makes the videos of one picture and prompt.
+    /// Reads all weights now and keeps them, for many videos in a row. Without this each stage reads what it needs and frees
+    /// it, so that a run needs the memory of its largest stage only.
     ///
     /// # Errors
-    /// If an option is out of range or a component cannot be loaded.
-    pub fn generate(
+    /// If a component cannot be loaded.
+    pub fn keep_resident(self) -> Result<Self, PipelineError> {
+        let components = self.source.load(&self.device)?;
+        Ok(Self::from_components(components, &self.device))
+    }
+
+    /// The parts, loaded, to use alone or in another pipeline. Clones share their weights.
+    ///
+    /// # Errors
+    /// If a component cannot be loaded.
+    pub fn into_components(self) -> Result<Components<B>, PipelineError> {
+        self.source.load(&self.device)
+    }
+
+    /// Makes the videos of pictures and prompts: one picture for each prompt, or one for all.
+    ///
+    /// # Errors
+    /// If an option is out of range, counts do not match, or a component cannot be loaded.
+    pub fn generate<'a>(
         &self,
-        image: &RgbImage,
-        prompt: &str,
+        images: impl Into<Images<'a>>,
+        prompt: impl Into<Prompt>,
         options: &GenerateOptions,
     ) -> Result<Video, PipelineError> {
         let options = GenerateOptions {
             output_type: OutputType::Video,
             ..options.clone()
         };
-        let generation = self.run(image, prompt, &options, |_| ControlFlow::Continue(()))?;
+        let generation = self.run(images, prompt, &options, |_| ControlFlow::Continue(()))?;
         Ok(generation
             .video
             .expect("a run for a video ends with a video"))
@@ -89,13 +106,60 @@ impl<B: Backend> I2VGenXLPipeline<B> {
     ///
     /// # Errors
     /// As [`Self::generate`], and `Cancelled` if the callback said so.
-    pub fn run(
+    pub fn run<'a>(
         &self,
-        image: &RgbImage,
-        prompt: &str,
+        images: impl Into<Images<'a>>,
+        prompt: impl Into<Prompt>,
         options: &GenerateOptions,
         callback: impl FnMut(Event<'_, B>) -> ControlFlow<()>,
     ) -> Result<Generation, PipelineError> {
-        generate::run(&self.source, image, prompt, options, callback, &self.device)
+        generate::run(
+            &self.source,
+            images.into(),
+            &prompt.into(),
+            options,
+            callback,
+            &self.device,
+        )
+    }
+
+    /// Embeddings of prompts and of the options' negative prompts, for [`Prompt::Embeds`].
+    ///
+    /// # Errors
+    /// If counts do not match or the text encoder cannot be loaded.
+    pub fn encode_prompt(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: &GenerateOptions,
+    ) -> Result<EncodedPrompt<B>, PipelineError> {
+        let prompt = prompt.into();
+        generate::check_prompts(&self.source, &prompt, options)?;
+        conditioning::encode_prompt(&self.source, &prompt, options, &self.device)
+    }
+
+    /// Frames of latents, with the options' frame rate, chunk size and VAE settings.
+    ///
+    /// # Errors
+    /// If the latents are none of this model or the VAE cannot be loaded.
+    pub fn decode_latents(
+        &self,
+        latents: &Latents,
+        options: &GenerateOptions,
+    ) -> Result<Video, PipelineError> {
+        latents.check("latents")?;
+        let fail = |name, problem: &str| PipelineError::Option {
+            name,
+            problem: problem.to_owned(),
+        };
+        if latents.values.is_empty() {
+            return Err(fail("latents", "there are none"));
+        }
+        if options.decode_chunk_size == 0 {
+            return Err(fail("decode_chunk_size", "0 must be at least 1"));
+        }
+        let vae = self.source.vae(options, &self.device)?;
+        let x = latents.to_tensor(self.source.dtype(), &self.device);
+        let (chunk, fps) = (options.decode_chunk_size, options.target_fps);
+        decode::decode(&vae, x, chunk, fps, |_, _| Ok(()))
     }
 }

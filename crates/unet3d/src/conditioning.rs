@@ -22,6 +22,36 @@ pub struct Conditioning<B: Backend> {
     pub(crate) dims: [usize; 4],
 }
 
+impl<B: Backend> Conditioning<B> {
+    /// How many rows it was prepared for.
+    pub fn rows(&self) -> usize {
+        self.dims[0]
+    }
+
+    /// That of `count` rows from `start` on, for running a part of what was prepared.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    pub fn narrow(&self, start: usize, count: usize) -> Self {
+        let [rows, frames, h, w] = self.dims;
+        assert!(start + count <= rows, "{start}+{count} of {rows} rows");
+        let narrow = |x: &Tensor<B, 3>| x.clone().narrow(0, start, count);
+        let context = |kv: &KeyValue<B>| KeyValue {
+            key: narrow(&kv.key),
+            value: narrow(&kv.value),
+        };
+        Self {
+            fps: self.fps.clone(),
+            features: self
+                .features
+                .clone()
+                .narrow(0, start * frames, count * frames),
+            contexts: self.contexts.iter().map(context).collect(),
+            dims: [count, frames, h, w],
+        }
+    }
+}
+
 /// `image_latents_proj_in`: three convolutions.
 #[derive(Module, Debug)]
 pub(crate) struct ImageLatentsProjIn<B: Backend> {

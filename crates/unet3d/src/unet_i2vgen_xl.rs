@@ -170,6 +170,11 @@ impl<B: Backend> I2VGenXLUNet<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
+    /// What the weights are in, and so the computation.
+    pub fn dtype(&self) -> DType {
+        self.conv_in.weight.val().dtype()
+    }
+
     /// Everything that does not depend on the timestep or the noisy latents: do it once, then call
     /// [`Self::forward`] per step.
     ///
