@@ -1,7 +1,9 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use i2vgen_pipeline::{Compat, GenerateOptions, ImageLatents, OutputType};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{batch::Shard, settings::Settings};
 
 /// A picture and a sentence become a video (I2VGen-XL).
 #[derive(Parser, Debug)]
@@ -14,12 +16,48 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Make a video with the embedded toy model; needs no files
+    #[command(
+        after_help = "Example:\n  i2vgen demo --prompt \"a red circle moves up\" --output up.gif"
+    )]
     Demo(DemoArgs),
-    /// Make a video with a model folder
+    /// Make videos with a model folder
+    #[command(after_help = GENERATE_HELP)]
     Generate(Box<GenerateArgs>),
+    /// Make the videos of a list with the model loaded once
+    #[command(after_help = BATCH_HELP)]
+    Batch(Box<BatchArgs>),
     /// Show components, parameters, dtypes, sizes and problems of a model folder or a weight file
+    #[command(after_help = "Example:\n  i2vgen inspect models/i2vgen-xl --deep")]
     Inspect(InspectArgs),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  i2vgen completions bash > ~/.local/share/bash-completion/completions/i2vgen"
+    )]
+    Completions(CompletionsArgs),
 }
+
+const GENERATE_HELP: &str = "\
+Every argument can also come from a file; what is said first counts: the command line, the sidecar of --from, the config
+file, the default. Keys of files are the long flags with _ for -, and paths in them are relative to the current folder.
+
+Examples:
+  i2vgen generate --model models/i2vgen-xl --image cat.png --prompt \"a cat runs\" --seed 8888 --output cat.gif
+  i2vgen generate --from cat.gif.json --output again.gif
+  i2vgen generate --continue-from cat.gif.json --output next.gif";
+
+const BATCH_HELP: &str = "\
+A line of the list is a JSON object; its keys are the long flags of 'i2vgen generate' with _ for -:
+  {\"image\": \"cat.png\", \"prompt\": \"a cat runs\", \"seed\": 1, \"output\": \"cat.gif\"}
+The same flags on the command line count for all lines, and more than what a line says; config file and defaults count less.
+Model, variant, device, dtype and threads must be the same for all lines. Paths are relative to the current folder.
+
+A job whose output and sidecar are there is not done again; delete them to make it anew. A failed job is reported and the
+rest goes on: the exit status is 0 only if all are done, else 1.
+
+Examples:
+  i2vgen batch jobs.jsonl --model models/i2vgen-xl --output-dir videos
+  i2vgen batch jobs.jsonl --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT     (with sbatch --array=1-8)
+  i2vgen batch jobs.jsonl --shard $((JOB_COMPLETION_INDEX + 1))/8                  (in a Kubernetes indexed job)";
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
@@ -50,160 +88,58 @@ pub(crate) struct DemoArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) common: OutputArgs,
-    /// Where to write: .gif, .png (animated), .safetensors, or a folder
-    #[arg(long, value_name = "PATH", default_value = "demo.gif")]
-    pub(crate) output: PathBuf,
-}
-
-/// What every video command has.
-#[derive(Args, Debug)]
-pub(crate) struct OutputArgs {
     /// cpu, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
     /// Print nothing but errors
     #[arg(long)]
     pub(crate) quiet: bool,
+    /// Where to write: .gif, .png (animated), .safetensors, or a folder
+    #[arg(long, value_name = "PATH", default_value = "demo.gif")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct GenerateArgs {
-    /// A diffusers model folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
-    /// The first frame
-    #[arg(long, value_name = "FILE")]
-    pub(crate) image: PathBuf,
-    /// What happens
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
-    /// What should not be seen; read when guidance is on
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub(crate) negative_prompt: String,
-    /// Pixels
-    #[arg(long, default_value_t = 704)]
-    pub(crate) height: usize,
-    /// Pixels
-    #[arg(long, default_value_t = 1280)]
-    pub(crate) width: usize,
-    /// Frames of a video
-    #[arg(long, default_value_t = 16)]
-    pub(crate) num_frames: usize,
-    /// Denoising steps
-    #[arg(long, default_value_t = 50)]
-    pub(crate) num_inference_steps: usize,
-    /// Weight of the prompt; guidance is on above 1
-    #[arg(long, default_value_t = 9.0, allow_negative_numbers = true)]
-    pub(crate) guidance_scale: f64,
-    /// Frames per second
-    #[arg(long, default_value_t = 16.0, allow_negative_numbers = true)]
-    pub(crate) target_fps: f64,
-    /// Weight of the noise that DDIM adds in each step
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) eta: f64,
-    /// Last layers of the text encoder to leave out
-    #[arg(long, default_value_t = 1)]
-    pub(crate) clip_skip: usize,
-    /// Videos to make
-    #[arg(long, default_value_t = 1)]
-    pub(crate) num_videos_per_prompt: usize,
-    /// Frames decoded at once
-    #[arg(long, default_value_t = 1)]
-    pub(crate) decode_chunk_size: usize,
-    /// Seed of all random numbers, as torch.manual_seed; by default from the clock
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Start noise: tensor `latents` of this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) latents: Option<PathBuf>,
-    /// Sample the picture's latents, or take their mean
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) image_latents: ImageLatentsArg,
-    /// Whose behaviour to follow where the reference has a defect
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) compat: CompatArg,
-    /// The sampler; by default the model's own
-    #[arg(long)]
-    pub(crate) scheduler: Option<String>,
-    /// Variant of the weights, like fp16; by default whichever is there
-    #[arg(long)]
-    pub(crate) variant: Option<String>,
-    /// Precision of the computation
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) dtype: DtypeArg,
-    /// Frames, or latents as the scheduler left them
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) output_type: OutputTypeArg,
     #[command(flatten)]
-    pub(crate) common: OutputArgs,
-    /// Where to write: .gif, .png (animated), .safetensors, or a folder
-    #[arg(long, value_name = "PATH")]
-    pub(crate) output: PathBuf,
+    pub(crate) settings: Settings,
+    /// Repeat the run that a video's sidecar (OUTPUT.json) tells of; it gives the same video
+    #[arg(long, value_name = "SIDECAR")]
+    pub(crate) from: Option<PathBuf>,
+    /// Defaults in TOML; by default i2vgen/config.toml in $XDG_CONFIG_HOME or ~/.config, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, Default)]
-pub(crate) enum ImageLatentsArg {
-    #[default]
-    Sample,
-    Mode,
+#[derive(Args, Debug)]
+pub(crate) struct BatchArgs {
+    /// A list of jobs, one JSON object a line
+    #[arg(value_name = "JOBS.jsonl")]
+    pub(crate) jobs: PathBuf,
+    /// Do only part I of N of the list, I from 1
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<Shard>,
+    /// Where relative outputs go; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Load weights stage by stage for each job again: slower, less memory
+    #[arg(long, conflicts_with = "keep_resident")]
+    pub(crate) no_keep_resident: bool,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Defaults in TOML; by default i2vgen/config.toml in $XDG_CONFIG_HOME or ~/.config, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, Default)]
-pub(crate) enum CompatArg {
-    #[default]
-    Corrected,
-    Diffusers,
-    Vgen,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DtypeArg {
-    #[default]
-    F32,
-    F16,
-    Bf16,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, Default)]
-pub(crate) enum OutputTypeArg {
-    #[default]
-    Video,
-    Latent,
-}
-
-impl GenerateArgs {
-    /// All but the latents, which are in a file.
-    pub(crate) fn options(&self) -> GenerateOptions {
-        GenerateOptions {
-            negative_prompt: self.negative_prompt.as_str().into(),
-            height: self.height,
-            width: self.width,
-            target_fps: self.target_fps,
-            num_frames: self.num_frames,
-            num_inference_steps: self.num_inference_steps,
-            guidance_scale: self.guidance_scale,
-            eta: self.eta,
-            num_videos_per_prompt: self.num_videos_per_prompt,
-            decode_chunk_size: self.decode_chunk_size,
-            clip_skip: Some(self.clip_skip),
-            seed: self.seed,
-            latents: None,
-            image_latents: match self.image_latents {
-                ImageLatentsArg::Sample => ImageLatents::Sample,
-                ImageLatentsArg::Mode => ImageLatents::Mode,
-            },
-            compat: match self.compat {
-                CompatArg::Corrected => Compat::Corrected,
-                CompatArg::Diffusers => Compat::Diffusers,
-                CompatArg::Vgen => Compat::VGen,
-            },
-            output_type: match self.output_type {
-                OutputTypeArg::Video => OutputType::Video,
-                OutputTypeArg::Latent => OutputType::Latent,
-            },
-            ..Default::default()
-        }
-    }
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// Whose
+    pub(crate) shell: Shell,
 }

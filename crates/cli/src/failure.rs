@@ -9,13 +9,21 @@ pub(crate) enum Failure {
     Pipeline(PipelineError),
     /// Of the command line itself.
     Input(String),
+    /// Of some jobs of a list, by their lines; each has had its own message.
+    Jobs {
+        /// The lines that failed.
+        lines: Vec<usize>,
+        /// How many there were to do.
+        total: usize,
+    },
 }
 
 impl Failure {
-    /// 130 after Ctrl-C, as shells expect; otherwise 2.
+    /// 130 after Ctrl-C, as shells expect; 1 if jobs of a list failed; otherwise 2.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pipeline(PipelineError::Cancelled) => ExitCode::from(130),
+            Self::Jobs { .. } => ExitCode::from(1),
             _ => ExitCode::from(2),
         }
     }
@@ -30,6 +38,14 @@ impl std::fmt::Display for Failure {
             }
             Self::Pipeline(error) => error.fmt(f),
             Self::Input(text) => f.write_str(text),
+            Self::Jobs { lines, total } => {
+                let names: Vec<_> = lines.iter().map(usize::to_string).collect();
+                let (failed, names) = (lines.len(), names.join(", "));
+                write!(
+                    f,
+                    "{failed} of {total} jobs failed, of line {names}; run it again for these"
+                )
+            }
         }
     }
 }

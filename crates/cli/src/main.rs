@@ -1,11 +1,25 @@
 //! `i2vgen`: a picture and a sentence become a video.
 
 mod args;
+mod batch;
+mod choices;
+mod completions;
+mod continuation;
+mod device;
 mod failure;
+mod generate;
 mod inspect;
+mod job;
+mod layers;
+mod model;
+mod options;
 mod progress;
-mod run;
+mod session;
+mod settings;
 mod sidecar;
+mod staging;
+mod tensors;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -14,10 +28,16 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Demo(args) => run::demo(&args),
-        Command::Generate(args) => run::generate(&args),
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::tell(&error),
+    };
+    let outcome = match cli.command {
+        Command::Demo(args) => generate::demo(args),
+        Command::Generate(args) => generate::generate(*args),
+        Command::Batch(args) => batch::batch(*args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Completions(args) => completions::completions(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

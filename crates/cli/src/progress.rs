@@ -44,7 +44,7 @@ impl Progress {
         }
     }
 
-    fn stage(&mut self, name: &'static str) {
+    pub(crate) fn stage(&mut self, name: &'static str) {
         self.started = Some(Instant::now());
         if let Some(bar) = &self.bar {
             bar.set_style(ProgressStyle::default_spinner());
@@ -75,5 +75,12 @@ impl Progress {
             let left = elapsed / done as f64 * (total - done) as f64;
             eprintln!("{unit} {done}/{total}, about {left:.0} s left");
         }
+    }
+}
+
+/// A bar must not stay when a run fails.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

@@ -1,29 +1,45 @@
-//! `OUTPUT.json`: how a video was made.
+//! `OUTPUT.json`: how a video was made, and what `--from` needs to make it again.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use i2vgen_checkpoint::{Folder, write_json};
-use i2vgen_pipeline::{Generation, PipelineError, Prompt};
+use i2vgen_checkpoint::Folder;
+use i2vgen_pipeline::{Generation, PipelineError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::run::Job;
+use crate::{job::Job, model::Model};
 
-pub(crate) fn write(
+/// burn has no constant for it; a test compares it with Cargo.lock.
+const BURN_VERSION: &str = "0.21.0";
+
+pub(crate) fn record(
+    model: &Model,
     job: &Job,
     generation: &Generation,
-    written: &[PathBuf],
-) -> Result<(), PipelineError> {
-    let options = &job.options;
+    outputs: &[(PathBuf, Option<u64>)],
+    hashes: &BTreeMap<String, String>,
+) -> Value {
+    let (settings, options) = (&job.settings, &job.options);
     let timings: BTreeMap<_, _> = generation.timings.iter().copied().collect();
-    let record = json!({
-        "outputs": written.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
-        "prompt": job.prompt,
-        "negative_prompt": match &options.negative_prompt {
-            Prompt::Texts(texts) => json!(texts[0]),
-            Prompt::Embeds(_) => Value::Null,
+    let names = |paths: &[PathBuf]| paths.iter().map(|p| name(p)).collect::<Vec<_>>();
+    let outputs_of = |(path, _): &(PathBuf, Option<u64>)| name(path);
+    let arguments = settings.completed(options, &generation.seeds);
+    json!({
+        "outputs": outputs.iter().map(outputs_of).collect::<Vec<_>>(),
+        "output_bytes": outputs.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),
+        "prompt": one_or_many(settings.prompt.clone().unwrap_or_default()),
+        "negative_prompt": match (&settings.negative_prompt, &settings.negative_prompt_embeds) {
+            (_, Some(_)) => Value::Null,
+            (texts, None) => one_or_many(texts.clone().unwrap_or(vec![String::new()])),
         },
-        "image": job.image_name,
+        "image": match (&settings.image, &settings.continue_from) {
+            (Some(images), _) => one_or_many(names(images)),
+            (None, Some(path)) => json!(name(path)),
+            (None, None) => Value::Null,
+        },
         "height": options.height,
         "width": options.width,
         "num_frames": options.num_frames,
@@ -34,27 +50,44 @@ pub(crate) fn write(
         "num_videos_per_prompt": options.num_videos_per_prompt,
         "decode_chunk_size": options.decode_chunk_size,
         "clip_skip": options.clip_skip,
-        "image_latents": format!("{:?}", options.image_latents).to_lowercase(),
-        "compat": format!("{:?}", options.compat).to_lowercase(),
-        "output_type": format!("{:?}", options.output_type).to_lowercase(),
+        "image_latents": arguments.image_latents,
+        "compat": arguments.compat,
+        "output_type": arguments.output_type,
         "latents_given": options.latents.is_some(),
         "seed": generation.seeds[0],
+        "seeds": generation.seeds,
         "cut_tokens": generation.cut_tokens,
-        "device": job.device,
+        "device": model.device,
         "dtype": "f32",
-        "model": job.folder.display(""),
-        "model_sha256": hashes(&job.folder)?,
+        "model": model.folder.display(""),
+        "model_sha256": hashes,
+        "arguments": arguments.to_json(),
         "version": env!("CARGO_PKG_VERSION"),
+        "versions": {
+            "i2vgen": env!("CARGO_PKG_VERSION"),
+            "burn": BURN_VERSION,
+            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        },
         "seconds": timings,
         "peak_memory_bytes": peak_memory(),
-    });
-    let mut name = job.output.clone().into_os_string();
-    name.push(".json");
-    Ok(write_json(&PathBuf::from(name), &record)?)
+    })
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A single value alone, as it was before there could be several.
+fn one_or_many(mut values: Vec<String>) -> Value {
+    match values.len() {
+        0 => Value::Null,
+        1 => json!(values.remove(0)),
+        _ => json!(values),
+    }
 }
 
 /// SHA-256 of every weight file.
-fn hashes(folder: &Folder) -> Result<BTreeMap<String, String>, PipelineError> {
+pub(crate) fn hashes(folder: &Folder) -> Result<BTreeMap<String, String>, PipelineError> {
     let mut hashes = BTreeMap::new();
     for part in ["text_encoder", "image_encoder", "unet", "vae"] {
         let part_folder = folder.subfolder(part)?;
@@ -74,4 +107,15 @@ fn peak_memory() -> Value {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|l| l.trim().split(' ').next()?.parse::<u64>().ok());
     kilobytes.map_or(Value::Null, |kb| json!(kb * 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_of_burn() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).expect("Cargo.lock");
+        let entry = format!("name = \"burn\"\nversion = \"{}\"", super::BURN_VERSION);
+        assert!(lock.contains(&entry));
+    }
 }

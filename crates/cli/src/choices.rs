@@ -1,0 +1,133 @@
+//! The values of single settings, as they are typed.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::ValueEnum;
+use i2vgen_pipeline::{Compat, ImageLatents, OutputType};
+use serde::{Deserialize, Serialize};
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ImageLatentsArg {
+    #[default]
+    Sample,
+    Mode,
+}
+
+impl From<ImageLatentsArg> for ImageLatents {
+    fn from(value: ImageLatentsArg) -> Self {
+        match value {
+            ImageLatentsArg::Sample => Self::Sample,
+            ImageLatentsArg::Mode => Self::Mode,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CompatArg {
+    #[default]
+    Corrected,
+    Diffusers,
+    Vgen,
+}
+
+impl From<CompatArg> for Compat {
+    fn from(value: CompatArg) -> Self {
+        match value {
+            CompatArg::Corrected => Self::Corrected,
+            CompatArg::Diffusers => Self::Diffusers,
+            CompatArg::Vgen => Self::VGen,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DtypeArg {
+    #[default]
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OutputTypeArg {
+    #[default]
+    Video,
+    Latent,
+}
+
+impl From<OutputTypeArg> for OutputType {
+    fn from(value: OutputTypeArg) -> Self {
+        match value {
+            OutputTypeArg::Video => Self::Video,
+            OutputTypeArg::Latent => Self::Latent,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GifPaletteArg {
+    PerFrame,
+    Global,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GifDitherArg {
+    None,
+    FloydSteinberg,
+}
+
+/// `FILE[:STRENGTH]`. What follows the last colon is a strength if it is a number.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct LoraFile {
+    pub(crate) path: PathBuf,
+    pub(crate) strength: f32,
+}
+
+impl FromStr for LoraFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |(path, number): (&str, &str)| Some((path.to_owned(), number.parse().ok()?));
+        let (path, strength) = text
+            .rsplit_once(':')
+            .and_then(number)
+            .unwrap_or((text.to_owned(), 1.0));
+        if path.is_empty() {
+            return Err("there is no file; write FILE or FILE:STRENGTH".to_owned());
+        }
+        if !f32::is_finite(strength) {
+            return Err(format!(
+                "the strength {strength} must be a finite number, like 0.8"
+            ));
+        }
+        let path = path.into();
+        Ok(Self { path, strength })
+    }
+}
+
+impl TryFrom<String> for LoraFile {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LoraFile> for String {
+    fn from(lora: LoraFile) -> Self {
+        format!("{}:{}", lora.path.display(), lora.strength)
+    }
+}
+
+pub(crate) fn parse_freeu(text: &str) -> Result<[f64; 4], String> {
+    let numbers: Result<Vec<f64>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    let four = numbers.ok().and_then(|n| <[f64; 4]>::try_from(n).ok());
+    four.ok_or_else(|| "must be four numbers, like 0.9,0.2,1.4,1.6".to_owned())
+}

@@ -1,0 +1,76 @@
+//! The two commands that make one output.
+
+use burn::tensor::backend::Backend;
+
+use crate::{
+    args::{DemoArgs, GenerateArgs},
+    continuation,
+    device::{Task, dispatch},
+    failure::Failure,
+    job::Job,
+    layers,
+    model::Model,
+    session::Session,
+    settings::{EMBEDDED, Settings},
+};
+
+pub(crate) fn demo(args: DemoArgs) -> Result<(), Failure> {
+    let embedded = || EMBEDDED.into();
+    let settings = Settings {
+        model: Some(embedded()),
+        device: Some(args.device),
+        image: Some(vec![args.image.unwrap_or_else(embedded)]),
+        prompt: Some(vec![args.prompt]),
+        height: Some(64),
+        width: Some(64),
+        num_frames: Some(8),
+        target_fps: Some(8.0),
+        num_inference_steps: Some(args.num_inference_steps),
+        guidance_scale: Some(args.guidance_scale),
+        seed: Some(vec![args.seed]),
+        decode_chunk_size: Some(8),
+        output: Some(args.output),
+        ..Settings::default()
+    };
+    make(settings, args.quiet)
+}
+
+pub(crate) fn generate(args: GenerateArgs) -> Result<(), Failure> {
+    let mut settings = args.settings;
+    if let Some(path) = &args.from {
+        let record = layers::sidecar("--from", path)?;
+        settings = settings.merged_over(record.arguments.without_outputs());
+    }
+    let config = layers::config(args.config.as_deref())?;
+    make(with_defaults(settings, &config)?, args.quiet)
+}
+
+/// What a continued video and the config file say below the other layers.
+pub(crate) fn with_defaults(
+    mut settings: Settings,
+    config: &Settings,
+) -> Result<Settings, Failure> {
+    if let Some(path) = settings.continue_from.clone() {
+        settings = settings.merged_over(continuation::defaults(&path)?);
+    }
+    Ok(settings.merged_over(config.clone()))
+}
+
+fn make(settings: Settings, quiet: bool) -> Result<(), Failure> {
+    let model = Model::open(&settings, settings.keep_resident.unwrap_or(false))?;
+    let job = Job::new(settings)?;
+    let device = model.device.clone();
+    dispatch(&device, One { model, job, quiet })
+}
+
+struct One {
+    model: Model,
+    job: Job,
+    quiet: bool,
+}
+
+impl Task for One {
+    fn run<B: Backend>(self, device: &B::Device) -> Result<(), Failure> {
+        Session::<B>::open(&self.model, self.quiet, device)?.run(&self.job)
+    }
+}

@@ -1,0 +1,151 @@
+//! Settings to the library's options, and back.
+
+use i2vgen_pipeline::{GenerateOptions, HostTensor, Prompt};
+
+use crate::{failure::Failure, settings::Settings, tensors};
+
+impl Settings {
+    /// What happens, in words or embeddings.
+    pub(crate) fn prompt(&self) -> Result<Prompt, Failure> {
+        let given = one_of(
+            "prompt",
+            self.prompt.as_ref(),
+            self.prompt_embeds
+                .as_ref()
+                .map(|path| HostTensor::read_named(path, tensors::PROMPT_EMBEDS, "prompt_embeds")),
+        )?;
+        given.ok_or_else(|| {
+            Failure::Input("--prompt: is missing; say what happens, or give --prompt-embeds".into())
+        })
+    }
+
+    /// Everything else that the library is told. Files of embeddings and latents are read.
+    pub(crate) fn options(&self) -> Result<GenerateOptions, Failure> {
+        let mut options = GenerateOptions::default();
+        let negative = one_of(
+            "negative-prompt",
+            self.negative_prompt.as_ref(),
+            self.negative_prompt_embeds.as_ref().map(|path| {
+                let name = tensors::NEGATIVE_PROMPT_EMBEDS;
+                HostTensor::read_named(path, name, "negative_prompt_embeds")
+            }),
+        )?;
+        set(&mut options.negative_prompt, negative);
+        set(&mut options.height, self.height);
+        set(&mut options.width, self.width);
+        set(&mut options.target_fps, self.target_fps);
+        set(&mut options.num_frames, self.num_frames);
+        set(&mut options.num_inference_steps, self.num_inference_steps);
+        set(&mut options.guidance_scale, self.guidance_scale);
+        set(&mut options.guidance_start, self.guidance_start);
+        set(&mut options.guidance_end, self.guidance_end);
+        set(&mut options.guidance_rescale, self.guidance_rescale);
+        set(&mut options.split_guidance, self.split_guidance);
+        set(&mut options.eta, self.eta);
+        set(
+            &mut options.num_videos_per_prompt,
+            self.num_videos_per_prompt,
+        );
+        set(&mut options.decode_chunk_size, self.decode_chunk_size);
+        set(&mut options.clip_skip, self.clip_skip.map(Some));
+        match self.seed.as_deref() {
+            None | Some([]) => {}
+            Some([seed]) => options.seed = Some(*seed),
+            Some(seeds) => options.seeds = seeds.to_vec(),
+        }
+        options.latents = self
+            .latents
+            .as_deref()
+            .map(tensors::read_noise)
+            .transpose()?;
+        set(
+            &mut options.image_latents,
+            self.image_latents.map(Into::into),
+        );
+        set(&mut options.compat, self.compat.map(Into::into));
+        set(&mut options.output_type, self.output_type.map(Into::into));
+        self.refuse_what_is_not_there_yet()?;
+        Ok(options)
+    }
+
+    /// With every default said, for a run that has had these options and seeds.
+    pub(crate) fn completed(&self, options: &GenerateOptions, seeds: &[u64]) -> Self {
+        Self {
+            device: Some(self.device.clone().unwrap_or_else(|| "cpu".to_owned())),
+            dtype: Some(self.dtype.unwrap_or_default()),
+            keep_resident: Some(self.keep_resident.unwrap_or_default()),
+            height: Some(options.height),
+            width: Some(options.width),
+            target_fps: Some(options.target_fps),
+            num_frames: Some(options.num_frames),
+            num_inference_steps: Some(options.num_inference_steps),
+            guidance_scale: Some(options.guidance_scale),
+            guidance_start: Some(options.guidance_start),
+            guidance_end: Some(options.guidance_end),
+            guidance_rescale: Some(options.guidance_rescale),
+            split_guidance: Some(options.split_guidance),
+            eta: Some(options.eta),
+            num_videos_per_prompt: Some(options.num_videos_per_prompt),
+            decode_chunk_size: Some(options.decode_chunk_size),
+            clip_skip: options.clip_skip,
+            seed: Some(seeds.to_vec()),
+            image_latents: Some(self.image_latents.unwrap_or_default()),
+            compat: Some(self.compat.unwrap_or_default()),
+            output_type: Some(self.output_type.unwrap_or_default()),
+            ..self.clone().with_absolute_paths()
+        }
+    }
+
+    fn refuse_what_is_not_there_yet(&self) -> Result<(), Failure> {
+        if let Some(scheduler) = &self.scheduler
+            && !scheduler.eq_ignore_ascii_case("ddim")
+        {
+            return Err(Failure::Input(format!(
+                "--scheduler: '{scheduler}' is not supported; supported is ddim"
+            )));
+        }
+        let given = [
+            ("karras-sigmas", self.karras_sigmas.is_some()),
+            ("solver-order", self.solver_order.is_some()),
+            ("freeu", self.freeu.is_some()),
+            ("lora", self.lora.is_some()),
+            ("allow-unknown-lora", self.allow_unknown_lora.is_some()),
+            ("prompt-weighting", self.prompt_weighting.is_some()),
+            ("vae-tiling", self.vae_tiling.is_some()),
+            ("vae-slicing", self.vae_slicing.is_some()),
+            ("gif-palette", self.gif_palette.is_some()),
+            ("gif-dither", self.gif_dither.is_some()),
+            ("preview-every", self.preview_every.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Failure::Input(format!(
+                "--{name}: is not in this version; leave it out"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn set<T>(option: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *option = value;
+    }
+}
+
+/// Words or embeddings, but not both.
+fn one_of(
+    flag: &str,
+    texts: Option<&Vec<String>>,
+    embeds: Option<Result<i2vgen_pipeline::Embeds, i2vgen_pipeline::PipelineError>>,
+) -> Result<Option<Prompt>, Failure> {
+    Ok(match (texts, embeds) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::Input(format!(
+                "--{flag}-embeds: takes the place of --{flag}; give only one of them"
+            )));
+        }
+        (Some(texts), None) => Some(texts.clone().into()),
+        (None, Some(embeds)) => Some(embeds?.into()),
+        (None, None) => None,
+    })
+}
