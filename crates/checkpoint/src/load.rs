@@ -4,6 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, Shape, Tensor, TensorData, backend::Backend},
 };
+use safetensors::Dtype;
 
 use crate::{
     CheckpointError, LoadReport, TensorEntry, Weights,
