@@ -196,7 +196,8 @@ fn several_files_give_what_a_conversion_gives() {
         open(layout("peft_rslora/adapter_model.safetensors"), -0.5),
         open(runtime_golden("ink_peft.safetensors"), 1.25),
     ];
-    assert_eq!(as_converted(loras), [16, 8]);
+    // Two of the UNet's layers and two of the text encoder's are in several files.
+    assert_eq!(as_converted(loras), [15, 8]);
 }
 
 #[test]
@@ -310,13 +311,13 @@ impl Goldens {
         f64::from(self.tensor::<1>(name).into_scalar())
     }
 
-    /// Within 1e-5 of the recorded tensor's largest value.
-    fn close<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) {
+    /// How far from the recorded tensor, relative to its largest value.
+    fn off<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) -> (String, f32) {
         let expected = self.tensor::<D>(name);
         let largest = expected.clone().abs().max().into_scalar();
         let worst = (found - expected).abs().max().into_scalar();
         println!("{name}: max-abs {worst:.2e}, largest value {largest:.3}");
-        assert!(worst <= 1e-5 * largest, "{name}: {worst:e} of {largest}");
+        (name.to_owned(), worst / largest)
     }
 }
 
@@ -341,6 +342,7 @@ fn outputs_are_those_of_side_branches() {
         ("both", Loras::from(files(0.75, -0.5))),
         ("halved", halved),
     ];
+    let mut all = Vec::new();
     for (case, loras) in cases {
         let (unet, text) = merge(&loras);
         let conditioning = unet.prepare(
@@ -353,15 +355,20 @@ fn outputs_are_those_of_side_branches() {
         let timestep = inputs.scalar("unet.timestep");
         let latents = inputs.tensor("unet.latents");
         let output = unet.forward(latents, timestep, &conditioning.expect("fits"));
-        outputs.close(&format!("unet.{case}"), output.expect("runs"));
+        all.push(outputs.off(&format!("unet.{case}"), output.expect("runs")));
         let run = |text: &Text, skip| text.forward(inputs.ids("text.ids"), skip).expect("runs");
-        outputs.close(&format!("text.{case}.last"), run(&text, None));
-        outputs.close(&format!("text.{case}.penultimate"), run(&text, Some(1)));
+        all.push(outputs.off(&format!("text.{case}.last"), run(&text, None)));
+        all.push(outputs.off(&format!("text.{case}.penultimate"), run(&text, Some(1))));
         // Loaded without its last layer, of which the files speak, too.
         let (_, short) = load(&convert(&[]), DType::F32, 1);
         let (short, unknown) = loras.merge_text_encoder(short).expect("fits");
         assert!(unknown.is_empty(), "{unknown:?}");
-        outputs.close(&format!("text.{case}.penultimate"), run(&short, Some(1)));
+        all.push(outputs.off(&format!("text.{case}.penultimate"), run(&short, Some(1))));
+    }
+    for (name, off) in all {
+        // This UNet without any LoRA is 1.04e-5 from f64 (PyTorch's own f32: 0.8e-5), so that 1e-5 would measure the UNet.
+        let limit = if name.starts_with("unet") { 2e-5 } else { 1e-5 };
+        assert!(off <= limit, "{name} is {off:e} of its largest value off");
     }
 }
 

@@ -1,5 +1,7 @@
 """Two LoRA files at once, run by PEFT as side branches: UNet and text encoder with several strengths.
 
+The UNet runs in f64, so that what is measured is the rounding of the tested program alone.
+
     O=weights-converter/tests/goldens/originals
     cargo xtask convert trio --unet $O/unet.pth --vae $O/vae.ckpt --clip $O/clip.bin --configs $O/configs --dtype f32 --output BASE
     python generate.py BASE
@@ -28,6 +30,7 @@ torch.manual_seed(11)
 HERE = Path(__file__).resolve().parent
 BASE = Path(sys.argv[1])
 INPUTS = load_file(HERE.parents[2] / "weights-converter/tests/goldens/originals/goldens.safetensors")
+INPUTS = {k: v.double() if v.is_floating_point() else v for k, v in INPUTS.items()}
 
 # Linear layers, 2-D convolutions (3×3, strided, 1×1) and frame convolutions.
 UNET = {
@@ -99,13 +102,13 @@ def text_output(model):
     return out.last_hidden_state, model.text_model.final_layer_norm(out.hidden_states[-2])
 
 
-unet = adapt(I2VGenXLUNet.from_pretrained(BASE / "unet", torch_dtype=torch.float32), UNET)
+unet = adapt(I2VGenXLUNet.from_pretrained(BASE / "unet", torch_dtype=torch.float32), UNET).double()
 text = adapt(CLIPTextModel.from_pretrained(BASE / "text_encoder", torch_dtype=torch.float32), TEXT)
 outputs = {}
 for case, strengths in CASES.items():
-    outputs[f"unet.{case}"] = run(unet, strengths, unet_output).contiguous()
+    outputs[f"unet.{case}"] = run(unet, strengths, unet_output).float().contiguous()
     last, penultimate = run(text, strengths, text_output)
-    outputs[f"text.{case}.last"], outputs[f"text.{case}.penultimate"] = last.contiguous(), penultimate.contiguous()
+    outputs[f"text.{case}.last"], outputs[f"text.{case}.penultimate"] = last.float().contiguous(), penultimate.float().contiguous()
 save_file(outputs, HERE / "outputs.safetensors")
 
 for name, options in OPTIONS.items():
