@@ -144,7 +144,8 @@ fn stored<M: Module<Flex>>(module: &M) -> Vec<Stored> {
     list.1
 }
 
-/// Compares everything but the address; what equals the base must be shared with it. Returns how many parameters differ from it.
+/// Compares everything but the address; what equals the base must be shared with it. Returns how many parameters differ
+/// from it.
 fn same(found: &[Stored], expected: &[Stored], base: &[Stored]) -> usize {
     assert_eq!(found.len(), expected.len());
     let mut changed = 0;
@@ -160,8 +161,8 @@ fn same(found: &[Stored], expected: &[Stored], base: &[Stored]) -> usize {
     changed
 }
 
-/// Merges at run time and while converting; the results must be the same bytes in the same places. Returns how many parameters of UNet
-/// and text encoder are changed.
+/// Merges at run time and while converting; the results must be the same bytes in the same places. Returns how many
+/// parameters of UNet and text encoder are changed.
 fn as_converted(loras: Vec<Lora>) -> [usize; 2] {
     let (unet, text) = load(&convert(&loras), DType::F32, 0);
     let merged = merge(&Loras::from(loras));
