@@ -24,8 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Default::default();
     let image = decode_image(i2vgen_demo_model::IMAGE, "embedded")?;
     let folder = i2vgen_demo_model::folder();
-    let parts = I2VGenXLPipeline::<B>::from_folder(folder, None, DType::F32, &device)?
-        .into_components()?;
+    let parts =
+        I2VGenXLPipeline::<B>::from_folder(folder, None, DType::F32, &device)?.into_components()?;
 
     // The VAE alone: a picture to latents and back.
     let pixels: Tensor<B, 4> = vae_pixels(&image, 64, 64, CropMode::Corrected, &device);
@@ -44,7 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let hidden = parts.text_encoder.forward(ids, Some(1))?;
         Ok(hidden.mean_dim(1).flatten(0, 2))
     };
-    let (a, b) = (encode("a red circle moves left")?, encode("a blue star grows")?);
+    let (a, b) = (
+        encode("a red circle moves left")?,
+        encode("a blue star grows")?,
+    );
     let norm = |x: &Tensor<B, 1>| x.clone().square().sum().sqrt();
     let cosine: f32 = ((a.clone() * b.clone()).sum() / (norm(&a) * norm(&b))).into_scalar();
     println!("text encoder: cosine of two sentences {cosine:.3}");
@@ -74,7 +77,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..options
     };
     let text = pipeline.encode_prompt(Prompt::from(i2vgen_demo_model::PROMPT), &unguided)?;
-    let clip = parts.feature_extractor.preprocess::<B>(&image, 64, CropMode::Corrected, &device);
+    let clip = parts
+        .feature_extractor
+        .preprocess::<B>(&image, 64, CropMode::Corrected, &device);
     let embedding = parts.image_encoder.forward(clip)?.unsqueeze_dim::<3>(1);
     let [_, channels, h, w] = latents.dims();
     let first = (latents * parts.vae.config.scaling_factor).unsqueeze_dim::<5>(2);
