@@ -24,7 +24,7 @@ pub use error::ConvertError;
 pub use inspect::{ComponentReport, Report, inspect};
 pub use job::INCOMPLETE;
 pub use layout::Keys;
-pub use lora::{Lora, Merged};
+pub use lora::{Delta, Lora, LoraFit, LoraTarget, Merged};
 pub use pipelines::Trio;
 pub use plan::{Differences, Entry, Plan};
 pub use source::{FileFormat, Source, SourceTensor};

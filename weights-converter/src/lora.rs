@@ -1,4 +1,4 @@
-//! LoRA files, merged while converting (reference: `checkpoints.md` §4): `W + strength · scale · up · down`.
+//! LoRA files, merged while converting or by the pipeline (reference: `checkpoints.md` §4): `W + strength · scale · up · down`.
 
 mod config;
 mod delta;
@@ -10,16 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::delta::Delta;
 use self::{
     config::AdapterConfig,
     keys::{Part, parse},
-    modules::Modules,
+    modules::{Modules, meant_for},
 };
-use crate::{ConvertError, Plan, Source, SourceTensor};
+pub use self::{delta::Delta, modules::LoraTarget};
+use crate::{Component, ConvertError, Plan, Source, SourceTensor};
 
 /// A LoRA file, opened and sorted by layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lora {
     path: PathBuf,
     strength: f32,
@@ -28,12 +28,21 @@ pub struct Lora {
     unknown: Vec<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Layer {
     down: Option<SourceTensor>,
     up: Option<SourceTensor>,
     alpha: Option<f32>,
     keys: Vec<String>,
+}
+
+/// Which weights a LoRA changes, and how.
+#[derive(Clone, Debug)]
+pub struct LoraFit {
+    /// What is added, and to which weight of which target (two indices).
+    pub deltas: Vec<(usize, usize, Delta)>,
+    /// Keys that fit nowhere.
+    pub unknown: Vec<String>,
 }
 
 /// What a merge did.
@@ -118,6 +127,43 @@ impl Lora {
         })
     }
 
+    /// What it adds to which weights at this strength, which need not be its own.
+    ///
+    /// # Errors
+    /// If a matrix has other sizes than the weight.
+    pub fn fit(&self, targets: &[LoraTarget], strength: f32) -> Result<LoraFit, ConvertError> {
+        let modules = Modules::of(targets);
+        let mut unknown = self.unknown.clone();
+        let mut deltas = Vec::new();
+        for (module, layer) in &self.layers {
+            let places = modules.find(module);
+            let (Some(down), Some(up), false) = (&layer.down, &layer.up, places.is_empty()) else {
+                unknown.extend(layer.keys.iter().cloned());
+                continue;
+            };
+            let rank = down.shape.first().copied().unwrap_or(0);
+            let scale = match layer.alpha {
+                Some(alpha) => alpha / rank as f32,
+                None => self.config.scale(module, rank),
+            };
+            for place in places {
+                let (name, shape) = &targets[place.target].weights[place.weight];
+                let delta = Delta {
+                    name: module.clone(),
+                    down: down.clone(),
+                    up: up.clone(),
+                    rows: place.rows,
+                    scale: scale * strength,
+                };
+                delta
+                    .check(name, shape)
+                    .map_err(|reason| ConvertError::source(&self.path, reason))?;
+                deltas.push((place.target, place.weight, delta));
+            }
+        }
+        Ok(LoraFit { deltas, unknown })
+    }
+
     /// Adds it to the weights of UNet and text encoder. With `allow_unknown`, keys that fit nowhere are only returned.
     ///
     /// # Errors
@@ -127,48 +173,55 @@ impl Lora {
         plans: &mut [Plan],
         allow_unknown: bool,
     ) -> Result<Merged, ConvertError> {
-        let bad = |reason: String| ConvertError::source(&self.path, reason);
-        let modules = Modules::of(plans);
-        let mut skipped = self.unknown.clone();
-        let mut merged = 0;
-        for (module, layer) in &self.layers {
-            let places = modules.find(module);
-            let (Some(down), Some(up), false) = (&layer.down, &layer.up, places.is_empty()) else {
-                skipped.extend(layer.keys.iter().cloned());
-                continue;
-            };
-            let rank = down.shape.first().copied().unwrap_or(0);
-            let scale = match layer.alpha {
-                Some(alpha) => alpha / rank as f32,
-                None => self.config.scale(module, rank),
-            };
-            for place in places {
-                let entry = &mut plans[place.plan].entries[place.entry];
-                let delta = Delta {
-                    name: module.clone(),
-                    down: down.clone(),
-                    up: up.clone(),
-                    rows: place.rows,
-                    scale: scale * self.strength,
-                };
-                delta.check(&entry.target, &entry.shape).map_err(bad)?;
-                merged += 1;
-                // Adding zero could still change a byte: -0 + 0 is +0.
-                if self.strength != 0.0 {
-                    entry.deltas.push(delta);
-                }
+        let targets: Vec<LoraTarget> = plans.iter().map(LoraTarget::from).collect();
+        let LoraFit { deltas, unknown } = self.fit(&targets, self.strength)?;
+        if deltas.is_empty() {
+            return Err(self.stranger());
+        }
+        if !allow_unknown {
+            self.refuse(&unknown)?;
+        }
+        let merged = deltas.len();
+        for (plan, entry, delta) in deltas {
+            // Adding zero could still change a byte: -0 + 0 is +0.
+            if self.strength != 0.0 {
+                plans[plan].entries[entry].deltas.push(delta);
             }
         }
-        if merged == 0 {
-            return Err(bad("none of its layers is in this model".into()));
+        Ok(Merged {
+            merged,
+            skipped: unknown,
+        })
+    }
+
+    /// The error of a file of which nothing fits.
+    pub fn stranger(&self) -> ConvertError {
+        ConvertError::source(&self.path, "none of its layers is in this model")
+    }
+
+    /// Keys that fit nowhere are an error.
+    ///
+    /// # Errors
+    /// If there are any.
+    pub fn refuse(&self, unknown: &[String]) -> Result<(), ConvertError> {
+        if unknown.is_empty() {
+            return Ok(());
         }
-        if !skipped.is_empty() && !allow_unknown {
-            let (count, first) = (skipped.len(), skipped[..skipped.len().min(5)].join(", "));
-            return Err(bad(format!(
-                "{count} of its keys fit nowhere ({first}); leave them out with --allow-unknown"
-            )));
-        }
-        Ok(Merged { merged, skipped })
+        let (count, first) = (unknown.len(), unknown[..unknown.len().min(5)].join(", "));
+        let reason = format!(
+            "{count} of its keys fit nowhere ({first}); leave them out with --allow-unknown"
+        );
+        Err(ConvertError::source(&self.path, reason))
+    }
+
+    /// The component that a key of a LoRA file is meant for, told from the name alone: the text encoder or else the UNet.
+    pub fn component_of(key: &str) -> Component {
+        parse(key).map_or_else(|| meant_for(key), |(module, _)| meant_for(&module))
+    }
+
+    /// Whether any of its layers is meant for this component, told from the names alone.
+    pub fn is_meant_for(&self, component: Component) -> bool {
+        self.layers.keys().any(|m| meant_for(m) == component)
     }
 
     /// The file.
@@ -179,6 +232,11 @@ impl Lora {
     /// How strongly it is added; 1 is as trained.
     pub fn strength(&self) -> f32 {
         self.strength
+    }
+
+    /// Changes how strongly it is added; may be negative. Not finite is an error when it is added.
+    pub fn set_strength(&mut self, strength: f32) {
+        self.strength = strength;
     }
 }
 

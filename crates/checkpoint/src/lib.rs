@@ -11,8 +11,8 @@ mod weights;
 
 pub use error::{CheckpointError, LoadReport};
 pub use folder::{Blob, Folder};
-pub use load::{LoadOptions, load_module};
+pub use load::{LoadOptions, lay_out, load_module};
 pub use model_index::{ModelIndex, Slot};
-pub use module_paths::parameters;
+pub use module_paths::{Path as ModulePath, parameters};
 pub use save::{save_module, write_atomically, write_json};
 pub use weights::{Stem, TensorEntry, Weights};

@@ -4,6 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, Shape, Tensor, TensorData, backend::Backend},
 };
+use safetensors::Dtype;
 
 use crate::{
     CheckpointError, LoadReport, TensorEntry, Weights,
@@ -126,32 +127,46 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
             });
             return param;
         }
-        let taps = if D >= 4 {
-            expected[2..].iter().product()
-        } else {
-            1
-        };
         let bytes = &blob[entry.start..entry.end];
-        let bytes = convert(bytes, entry.dtype, self.dtype, expected[0], taps);
-        blob.forget(entry.start..entry.end);
+        let shape: [usize; D] = std::array::from_fn(|i| expected[i]);
         let device = param.lazy_device();
-        let tensor = if taps > 1 {
-            // Physically [out, taps.., in], logically [out, in, taps..].
-            let mut dims = expected.clone();
-            let input = dims.remove(1);
-            dims.push(input);
-            let mut axes: Vec<isize> = (1..D as isize - 1).collect();
-            axes.insert(0, D as isize - 1);
-            axes.insert(0, 0);
-            let axes: [isize; D] = std::array::from_fn(|i| axes[i]);
-            let data = TensorData::from_bytes(bytes, Shape::from(dims), self.dtype);
-            Tensor::<B, D>::from_data(data, (&device, self.dtype)).permute(axes)
-        } else {
-            let data = TensorData::from_bytes(bytes, Shape::from(expected), self.dtype);
-            Tensor::from_data(data, (&device, self.dtype))
-        };
+        let tensor = lay_out(bytes, entry.dtype, shape, self.dtype, &device);
+        blob.forget(entry.start..entry.end);
         self.report.loaded += 1;
         Param::initialized(param.id, tensor)
+    }
+}
+
+/// A parameter from little-endian floats in row-major order, lying in memory as [`load_module`] lays it.
+///
+/// `bytes` must hold `shape`'s values in `from`; `dtype` is one of F32, F16, BF16.
+pub fn lay_out<B: Backend, const D: usize>(
+    bytes: &[u8],
+    from: Dtype,
+    shape: [usize; D],
+    dtype: DType,
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let taps = if D >= 4 {
+        shape[2..].iter().product()
+    } else {
+        1
+    };
+    let bytes = convert(bytes, from, dtype, shape[0], taps);
+    if taps > 1 {
+        // Physically [out, taps.., in], logically [out, in, taps..].
+        let mut dims = shape.to_vec();
+        let input = dims.remove(1);
+        dims.push(input);
+        let mut axes: Vec<isize> = (1..D as isize - 1).collect();
+        axes.insert(0, D as isize - 1);
+        axes.insert(0, 0);
+        let axes: [isize; D] = std::array::from_fn(|i| axes[i]);
+        let data = TensorData::from_bytes(bytes, Shape::from(dims), dtype);
+        Tensor::<B, D>::from_data(data, (device, dtype)).permute(axes)
+    } else {
+        let data = TensorData::from_bytes(bytes, Shape::from(shape), dtype);
+        Tensor::from_data(data, (device, dtype))
     }
 }
 

@@ -6,11 +6,12 @@ use burn::{
 };
 
 /// The key of the current parameter while a module is walked.
-#[derive(Default)]
-pub(crate) struct Path(Vec<String>);
+#[derive(Debug, Default)]
+pub struct Path(Vec<String>);
 
 impl Path {
-    pub(crate) fn enter(&mut self, name: &str) {
+    /// Into the field or element `name`.
+    pub fn enter(&mut self, name: &str) {
         // Fields cannot be called `0`: `_0` stands for it.
         let digits = name
             .strip_prefix('_')
@@ -18,11 +19,13 @@ impl Path {
         self.0.push(digits.unwrap_or(name).to_owned());
     }
 
-    pub(crate) fn exit(&mut self) {
+    /// Back out of it.
+    pub fn exit(&mut self) {
         self.0.pop();
     }
 
-    pub(crate) fn key(&self) -> String {
+    /// The checkpoint's name of what is here.
+    pub fn key(&self) -> String {
         self.0.join(".")
     }
 }

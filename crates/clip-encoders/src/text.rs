@@ -111,6 +111,11 @@ impl<B: Backend> CLIPTextModel<B> {
         Ok(load_module(model, &weights, &options)?)
     }
 
+    /// Layers of the checkpoint, loaded or not.
+    pub fn total_layers(&self) -> usize {
+        self.total_layers
+    }
+
     /// Writes `config.json` and the weights to an existing folder.
     ///
     /// # Errors

@@ -98,10 +98,10 @@ impl<B: Backend> Source<B> {
             Self::Loaded(c) => (**c).clone(),
             Self::Folder { .. } => Components {
                 tokenizer: self.tokenizer()?,
-                text_encoder: self.text_encoder(0, device)?,
+                text_encoder: self.stored_text_encoder(0, device)?,
                 feature_extractor: self.feature_extractor()?,
                 image_encoder: self.image_encoder(device)?,
-                unet: self.unet(device)?,
+                unet: self.stored_unet(device)?,
                 vae: self.stored_vae(device)?,
                 scheduler: self.scheduler()?,
                 folded_concat_gain: self.has_folded_gain()?,
@@ -131,21 +131,31 @@ impl<B: Backend> Source<B> {
         })
     }
 
-    /// Layers of the text encoder.
-    pub(crate) fn text_layers(&self) -> Result<usize, PipelineError> {
+    pub(crate) fn text_config(&self) -> Result<CLIPTextConfig, PipelineError> {
         Ok(match self {
-            Self::Loaded(c) => c.text_encoder.config.num_hidden_layers,
+            Self::Loaded(c) => CLIPTextConfig {
+                num_hidden_layers: c.text_encoder.total_layers(),
+                ..c.text_encoder.config.clone()
+            },
             Self::Folder { folder, .. } => {
                 let folder = folder.subfolder("text_encoder")?;
-                folder
-                    .read_json::<CLIPTextConfig>("config.json")?
-                    .num_hidden_layers
+                folder.read_json("config.json")?
             }
         })
     }
 
-    /// Without the last `skip` layers, where it is loaded for the purpose.
+    /// Without the last `clip_skip` layers, where it is loaded for the purpose, and with the run's LoRAs.
     pub(crate) fn text_encoder(
+        &self,
+        options: &GenerateOptions,
+        device: &B::Device,
+    ) -> Result<CLIPTextModel<B>, PipelineError> {
+        let skip = options.clip_skip.unwrap_or(0);
+        let stored = self.stored_text_encoder(skip, device)?;
+        Ok(options.loras.merge_text_encoder(stored)?.0)
+    }
+
+    fn stored_text_encoder(
         &self,
         skip: usize,
         device: &B::Device,
@@ -227,7 +237,16 @@ impl<B: Backend> Source<B> {
         })
     }
 
-    pub(crate) fn unet(&self, device: &B::Device) -> Result<I2VGenXLUNet<B>, PipelineError> {
+    /// With the run's LoRAs.
+    pub(crate) fn unet(
+        &self,
+        options: &GenerateOptions,
+        device: &B::Device,
+    ) -> Result<I2VGenXLUNet<B>, PipelineError> {
+        Ok(options.loras.merge_unet(self.stored_unet(device)?)?.0)
+    }
+
+    fn stored_unet(&self, device: &B::Device) -> Result<I2VGenXLUNet<B>, PipelineError> {
         Ok(match self {
             Self::Loaded(c) => c.unet.clone(),
             Self::Folder {
@@ -273,11 +292,11 @@ impl<B: Backend> Source<B> {
             .save_pretrained(path.join("feature_extractor"))?;
         let scheduler = self.scheduler()?;
         i2vgen_schedulers::save_pretrained(scheduler.as_ref(), path.join("scheduler"))?;
-        self.text_encoder(0, device)?
+        self.stored_text_encoder(0, device)?
             .save_pretrained(path.join("text_encoder"), dtype)?;
         self.image_encoder(device)?
             .save_pretrained(path.join("image_encoder"), dtype)?;
-        self.unet(device)?
+        self.stored_unet(device)?
             .save_pretrained(path.join("unet"), dtype)?;
         self.stored_vae(device)?
             .save_pretrained(path.join("vae"), dtype)?;

@@ -95,7 +95,7 @@ pub(crate) fn encode_prompt<B: Backend>(
                     tokenizer.pad_token_id = 0;
                 }
                 tokenizer.model_max_length = length.unwrap_or(tokenizer.model_max_length);
-                let model = source.text_encoder(options.clip_skip.unwrap_or(0), device)?;
+                let model = source.text_encoder(options, device)?;
                 encoder.insert((tokenizer, model))
             }
         };

@@ -3,6 +3,7 @@ use i2vgen_clip_encoders::CLIPError;
 use i2vgen_schedulers::SchedulerError;
 use i2vgen_unet3d::UNetError;
 use i2vgen_vae::VaeError;
+use i2vgen_weights_converter::ConvertError;
 
 /// What can go wrong while making a video.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum PipelineError {
     /// The scheduler.
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
+    /// A LoRA file.
+    #[error(transparent)]
+    Lora(#[from] ConvertError),
     /// A folder of another pipeline.
     #[error(
         "'{path}' holds a {found}, not an I2VGenXLPipeline; give the folder of an I2VGen-XL model"

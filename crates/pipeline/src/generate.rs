@@ -56,6 +56,8 @@ pub struct Generation {
     pub seeds: Vec<u64>,
     /// Most tokens of one prompt that the text encoder has no room for.
     pub cut_tokens: usize,
+    /// Keys of LoRA files that fit nowhere, where that is allowed.
+    pub unknown_lora_keys: Vec<String>,
     /// Seconds per stage, in order.
     pub timings: Vec<(&'static str, f64)>,
 }
@@ -69,7 +71,7 @@ pub(crate) fn run<B: Backend>(
     device: &B::Device,
 ) -> Result<Generation, PipelineError> {
     let prompts = prompt.count();
-    let shape = check(source, images, prompt, options)?;
+    let (shape, unknown_lora_keys) = check(source, images, prompt, options)?;
     let mut scheduler = source.scheduler()?;
     if options.compat == Compat::VGen {
         scheduler.set_alpha_to_one(false);
@@ -132,7 +134,7 @@ pub(crate) fn run<B: Backend>(
     let mut x = frame_major(noise * scheduler.init_noise_sigma());
 
     tell(Event::Stage("UNet"))?;
-    let unet = source.unet(device)?;
+    let unet = source.unet(options, device)?;
     lap("unet_load");
     let gain = match source.has_folded_gain()? {
         true => 1.0,
@@ -203,24 +205,31 @@ pub(crate) fn run<B: Backend>(
         negative_prompt_embeds: encoded.negative_prompt_embeds.map(Embeds::from_tensor),
         seeds,
         cut_tokens: encoded.cut_tokens,
+        unknown_lora_keys,
         timings,
     })
 }
 
-/// Refuses whatever would fail later, before any weight is read. Returns the shape of the latents.
+/// Refuses whatever would fail later, before any weight is read. Returns the shape of the latents, and the keys of LoRA files
+/// that fit nowhere.
 fn check<B: Backend>(
     source: &Source<B>,
     images: Images<'_>,
     prompt: &Prompt,
     options: &GenerateOptions,
-) -> Result<[usize; 5], PipelineError> {
+) -> Result<([usize; 5], Vec<String>), PipelineError> {
     let vae = source.vae_config()?;
     let (factor, channels) = (vae.scale_factor(), vae.latent_channels);
     let prompts = prompt.count();
     inputs::check(images, prompt, &options.negative_prompt, options.guided())?;
     options.check(prompts, factor, channels)?;
     check_prompts(source, prompt, options)?;
-    Ok(options.latents_shape(prompts, factor, channels))
+    let loras = &options.loras;
+    let unknown = match loras.files.is_empty() {
+        true => Vec::new(),
+        false => loras.check::<B>(source.unet_config()?, source.text_config()?)?,
+    };
+    Ok((options.latents_shape(prompts, factor, channels), unknown))
 }
 
 /// What concerns the text encoder.
@@ -230,7 +239,7 @@ pub(crate) fn check_prompts<B: Backend>(
     options: &GenerateOptions,
 ) -> Result<(), PipelineError> {
     let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
-    let layers = source.text_layers()?;
+    let layers = source.text_config()?.num_hidden_layers;
     if let Some(skip) = options.clip_skip
         && skip > layers
     {

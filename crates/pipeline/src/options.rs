@@ -1,4 +1,4 @@
-use crate::{Latents, PipelineError, Prompt};
+use crate::{Latents, Loras, PipelineError, Prompt};
 
 /// The arguments of diffusers' `I2VGenXLPipeline.__call__`, with its names and defaults.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct GenerateOptions {
     pub seeds: Vec<u64>,
     /// Start noise instead of drawing it.
     pub latents: Option<Latents>,
+    /// LoRA files that are added to the UNet and the text encoder for this run.
+    pub loras: Loras,
     /// Whether the picture's latents are sampled from the VAE's posterior or are its mean.
     pub image_latents: ImageLatents,
     /// Whose behaviour to follow where the reference has a defect.
@@ -69,6 +71,7 @@ impl Default for GenerateOptions {
             seed: None,
             seeds: Vec::new(),
             latents: None,
+            loras: Loras::default(),
             image_latents: ImageLatents::Sample,
             compat: Compat::Corrected,
             output_type: OutputType::Video,

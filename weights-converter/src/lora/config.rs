@@ -7,13 +7,13 @@ use serde_json::Value;
 use crate::{ConvertError, Source, folder};
 
 /// `adapter_config.json`, or the same under `lora_adapter_metadata` in a safetensors header.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AdapterConfig {
     /// Per prefix (`unet.`, `text_encoder.` or none).
     scopes: BTreeMap<String, Scope>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Scope {
     alpha: Option<f32>,
     alphas: Vec<(String, f32)>,

@@ -1,10 +1,10 @@
-//! `scale · up · down`, computed when the weight is written.
+//! `scale · up · down`, computed when it is added.
 
 use crate::{ConvertError, SourceTensor, number};
 
 /// What one LoRA adds to one weight.
 #[derive(Clone, Debug)]
-pub(crate) struct Delta {
+pub struct Delta {
     /// The layer, for messages.
     pub(crate) name: String,
     /// `[rank, in, …]`.
@@ -44,8 +44,11 @@ impl Delta {
         ))
     }
 
-    /// Adds it to the weight's values.
-    pub(crate) fn add_to(&self, values: &mut [f32]) -> Result<(), ConvertError> {
+    /// Adds it to the weight's values, which are in row-major order.
+    ///
+    /// # Errors
+    /// If the file is damaged or unreadable.
+    pub fn add_to(&self, values: &mut [f32]) -> Result<(), ConvertError> {
         let read = |tensor: &SourceTensor| match tensor.read() {
             Ok(bytes) => Ok(number::widen(&bytes, tensor.dtype)),
             Err(e) => Err(ConvertError::Damaged {
