@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
-use i2vgen_pipeline::{Compat, ImageLatents, OutputType};
+use i2vgen_pipeline::{Compat, ImageLatents, Lora, OutputType};
 use serde::{Deserialize, Serialize};
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -82,7 +82,7 @@ pub(crate) enum GifDitherArg {
     FloydSteinberg,
 }
 
-/// `FILE[:STRENGTH]`. What follows the last colon is a strength if it is a number.
+/// `FILE[:STRENGTH]`
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct LoraFile {
@@ -94,21 +94,11 @@ impl FromStr for LoraFile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |(path, number): (&str, &str)| Some((path.to_owned(), number.parse().ok()?));
-        let (path, strength) = text
-            .rsplit_once(':')
-            .and_then(number)
-            .unwrap_or((text.to_owned(), 1.0));
-        if path.is_empty() {
-            return Err("there is no file; write FILE or FILE:STRENGTH".to_owned());
+        let (path, strength) = Lora::parse_argument(text)?;
+        match path.as_os_str().is_empty() {
+            true => Err("there is no file; write FILE or FILE:STRENGTH".to_owned()),
+            false => Ok(Self { path, strength }),
         }
-        if !f32::is_finite(strength) {
-            return Err(format!(
-                "the strength {strength} must be a finite number, like 0.8"
-            ));
-        }
-        let path = path.into();
-        Ok(Self { path, strength })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Settings to the library's options, and back.
 
-use i2vgen_pipeline::{GenerateOptions, HostTensor, Prompt};
+use i2vgen_pipeline::{GenerateOptions, HostTensor, Lora, Prompt};
 
 use crate::{failure::Failure, settings::Settings, tensors};
 
@@ -73,7 +73,6 @@ impl Settings {
         Self {
             device: Some(self.device.clone().unwrap_or_else(|| "cpu".to_owned())),
             dtype: Some(self.dtype.unwrap_or_default()),
-            keep_resident: Some(self.keep_resident.unwrap_or_default()),
             height: Some(options.height),
             width: Some(options.width),
             target_fps: Some(options.target_fps),
@@ -108,8 +107,6 @@ impl Settings {
             ("karras-sigmas", self.karras_sigmas.is_some()),
             ("solver-order", self.solver_order.is_some()),
             ("freeu", self.freeu.is_some()),
-            ("lora", self.lora.is_some()),
-            ("allow-unknown-lora", self.allow_unknown_lora.is_some()),
             ("prompt-weighting", self.prompt_weighting.is_some()),
             ("vae-tiling", self.vae_tiling.is_some()),
             ("vae-slicing", self.vae_slicing.is_some()),

@@ -79,6 +79,12 @@ impl<'a, B: Backend> Session<'a, B> {
                 generation.cut_tokens
             );
         }
+        if !generation.unknown_lora_keys.is_empty() && !self.quiet {
+            eprintln!(
+                "warning: {} tensors of the LoRA files fit nowhere in this model and were left out",
+                generation.unknown_lora_keys.len()
+            );
+        }
         let written = self.write(job, &generation)?;
         if !self.quiet {
             let seconds: f64 = generation.timings.iter().map(|(_, s)| s).sum();

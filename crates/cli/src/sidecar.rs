@@ -57,6 +57,7 @@ pub(crate) fn record(
         "seed": generation.seeds[0],
         "seeds": generation.seeds,
         "cut_tokens": generation.cut_tokens,
+        "unknown_lora_keys": generation.unknown_lora_keys,
         "device": model.device,
         "dtype": "f32",
         "model": model.folder.display(""),

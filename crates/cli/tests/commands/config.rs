@@ -121,12 +121,15 @@ fn switches_of_the_config_file_can_be_switched_off() {
     let folder = temporary();
     let path = folder.path();
     std::fs::write(path.join("c.toml"), "split_guidance = true\nthreads = 1\n").expect("written");
-    for (flag, expected) in [("--split-guidance=false", false), ("--keep-resident", true)] {
+    for (flag, expected) in [
+        ("--split-guidance=false", false),
+        ("--keep-resident=true", true),
+    ] {
         let more = ["--config", "c.toml", "--num-inference-steps", "1", flag];
         ok(&run(path, &[&more[..], &RUN].concat()));
         let arguments = json(&path.join("a.gif.json"))["arguments"].clone();
         assert_eq!(arguments["split_guidance"], expected);
-        assert_eq!(arguments["keep_resident"], expected);
+        assert_eq!(arguments["keep_resident"] == true, expected);
         assert_eq!(arguments["threads"], 1);
     }
 }

@@ -7,6 +7,7 @@ mod batch;
 mod config;
 mod continuation;
 mod inputs;
+mod lora;
 mod repeat;
 mod usage;
 

@@ -14,7 +14,11 @@ fn command_lines_that_cannot_be_read() {
         "possible values: corrected, diffusers, vgen",
     );
     bad(&run(path, &["--freeu", "1,2,3"]), "four numbers");
-    bad(&run(path, &["--lora", "a.safetensors:inf"]), "finite");
+    bad(&run(path, &["--lora", "a.safetensors:inf"]), "--lora");
+    bad(
+        &run(path, &["--lora", "a.safetensors:strong"]),
+        "is not a strength",
+    );
     bad(&run(path, &["--lora", ":1"]), "--lora");
     bad(
         &run(

@@ -4,7 +4,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
     bad, bytes,
-    common::{names, temporary},
+    common::{MODEL, names, temporary},
     json, ok, picture, program, run,
 };
 
@@ -288,8 +288,21 @@ fn steps_at_the_edges() {
         bad(&run(path, &[&more[..], &[steps]].concat()), steps);
     }
     ok(&run(path, &[&more[..], &["1"]].concat()));
-    let tiny = ["--num-frames", "1", "--guidance-scale", "1"];
-    ok(&run(path, &[&more[..], &["1000"], &tiny].concat()));
+    let tiny = [
+        "generate",
+        "--quiet",
+        "--model",
+        MODEL,
+        "--height",
+        "16",
+        "--width",
+        "16",
+        "--num-frames",
+        "1",
+        "--guidance-scale",
+        "1",
+    ];
+    ok(&program(path, &[&tiny, &more[..], &["1000"]].concat()));
 }
 
 #[test]
