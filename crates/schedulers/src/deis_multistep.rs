@@ -34,8 +34,8 @@ scheduler_config! {
     }
 }
 
-/// DEIS: integrates a polynomial in ln ρ, ρ = sigma/alpha, through the latest predictions of the noise. Ends with the noise of
-/// the first training timestep.
+/// DEIS: integrates a polynomial in ln ρ, ρ = sigma/alpha, through the latest predictions of the noise. Ends with the noise
+/// of the first training timestep.
 #[derive(Clone, Debug)]
 pub struct DEISMultistepScheduler<B: Backend> {
     config: DEISMultistepSchedulerConfig,
@@ -85,8 +85,8 @@ impl<B: Backend> DEISMultistepScheduler<B> {
         most.min(self.space.history.len())
     }
 
-    /// The weights of the latest `order` predictions: the integral over this step of the polynomial in ln ρ that is 1 at one of
-    /// them and 0 at the others.
+    /// The weights of the latest `order` predictions: the integral over this step of the polynomial in ln ρ that is 1 at one
+    /// of them and 0 at the others.
     fn weights(&self, index: usize, order: usize) -> Vec<f64> {
         let (from, to) = (self.space.level(index), self.space.level(index + 1));
         let logs: Vec<f64> = (0..order)

@@ -132,8 +132,8 @@ impl<B: Backend> DPMSolverMultistepScheduler<B> {
         most.min(self.space.history.len())
     }
 
-    /// Exact for a polynomial through the latest `order` predictions; a step of h in λ, after ones of h0 and h1. The sums are
-    /// ordered such that they are finite for h = 0, and for infinite h in first order.
+    /// Exact for a polynomial through the latest `order` predictions; a step of h in λ, after ones of h0 and h1. The sums
+    /// are ordered such that they are finite for h = 0, and for infinite h in first order.
     fn weights(&self, index: usize, order: usize) -> Weights {
         let (from, to) = (self.space.level(index), self.space.level(index + 1));
         let h = to.lambda - from.lambda;

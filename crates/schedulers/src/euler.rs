@@ -1,4 +1,5 @@
-//! Euler's method in sigma space (Karras et al., 2022, algorithm 2 without churn), as diffusers' `scheduling_euler_discrete.py`.
+//! Euler's method in sigma space (Karras et al., 2022, algorithm 2 without churn), as diffusers'
+//! `scheduling_euler_discrete.py`.
 
 use std::marker::PhantomData;
 

@@ -1,4 +1,5 @@
-//! What the multistep solvers DPM-Solver++, UniPC and DEIS share: steps in λ, half the logarithm of the signal-to-noise ratio.
+//! What the multistep solvers DPM-Solver++, UniPC and DEIS share: steps in λ, half the logarithm of the signal-to-noise
+//! ratio.
 
 use burn::tensor::{Tensor, backend::Backend};
 
@@ -61,7 +62,8 @@ impl<B: Backend> LambdaSpace<B> {
         }
     }
 
-    /// Prepares a run. With Karras sigmas, which span the whole noise schedule, timesteps become whole by `karras_timesteps`.
+    /// Prepares a run. With Karras sigmas, which span the whole noise schedule, timesteps become whole by
+    /// `karras_timesteps`.
     pub(crate) fn prepare(
         &mut self,
         steps: usize,

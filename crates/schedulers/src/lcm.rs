@@ -1,5 +1,5 @@
-//! Multistep sampling of latent consistency models (Luo et al., 2023), as diffusers' `scheduling_lcm.py`. For models that were
-//! distilled for it.
+//! Multistep sampling of latent consistency models (Luo et al., 2023), as diffusers' `scheduling_lcm.py`. For models that
+//! were distilled for it.
 
 use std::marker::PhantomData;
 
@@ -17,7 +17,8 @@ use crate::{
 };
 
 scheduler_config! {
-    /// `scheduler_config.json` of an `LCMScheduler`, with diffusers' defaults. Its timesteps heed neither spacing nor offset.
+    /// `scheduler_config.json` of an `LCMScheduler`, with diffusers' defaults. Its timesteps heed neither spacing nor
+    /// offset.
     LCMSchedulerConfig {
         betas: 0.00085, 0.012, ScaledLinear;
         spacing: Leading;

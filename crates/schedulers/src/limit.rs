@@ -1,5 +1,5 @@
-//! What keeps a predicted clean sample in range: clipping, or dynamic thresholding (Saharia et al., 2022, Imagen), where each
-//! sample is cut at a quantile of its own and scaled back.
+//! What keeps a predicted clean sample in range: clipping, or dynamic thresholding (Saharia et al., 2022, Imagen), where
+//! each sample is cut at a quantile of its own and scaled back.
 
 use burn::tensor::{Tensor, backend::Backend};
 

@@ -70,8 +70,8 @@ pub struct SchedulerOptions {
     pub karras_sigmas: Option<bool>,
     /// The order of a multistep solver, 1 to 3; as in the config if `None`.
     pub solver_order: Option<usize>,
-    /// Leave the betas as they are where diffusers does: its PNDM, LMS, Heun, KDPM2 and DEIS ignore `rescale_betas_zero_snr`,
-    /// so they sample by another noise schedule than the one that the model was trained with.
+    /// Leave the betas as they are where diffusers does: its PNDM, LMS, Heun, KDPM2 and DEIS ignore
+    /// `rescale_betas_zero_snr`, so they sample by another noise schedule than the one that the model was trained with.
     pub diffusers_betas: bool,
 }
 
@@ -213,8 +213,8 @@ pub fn from_folder<B: Backend>(folder: &Folder) -> Result<Box<dyn Scheduler<B>>,
     }
 }
 
-/// Reads a `scheduler_config.json`. diffusers writes an unlimited `lambda_min_clipped` as -Infinity, which JSON does not have;
-/// it is read as null.
+/// Reads a `scheduler_config.json`. diffusers writes an unlimited `lambda_min_clipped` as -Infinity, which JSON does not
+/// have; it is read as null.
 ///
 /// # Errors
 /// If there is none, or it is not JSON.

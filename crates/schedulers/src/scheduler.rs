@@ -32,8 +32,8 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
     /// If there cannot be a run of that many steps.
     fn set_timesteps(&mut self, num_inference_steps: usize) -> Result<(), SchedulerError>;
 
-    /// Starts the run that was prepared at this evaluation instead of the first, for a sample that is noisy already. Schedulers
-    /// that keep no history start anywhere and need not be told.
+    /// Starts the run that was prepared at this evaluation instead of the first, for a sample that is noisy already.
+    /// Schedulers that keep no history start anywhere and need not be told.
     ///
     /// # Errors
     /// If a run cannot start there.
@@ -80,8 +80,8 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
     /// precision, and returned in the sample's dtype; nothing is read back from the device.
     ///
     /// # Errors
-    /// If there is no such step, a scheduler with a history is asked for another than the next one, or what was given does not
-    /// fit the sample.
+    /// If there is no such step, a scheduler with a history is asked for another than the next one, or what was given does
+    /// not fit the sample.
     fn step(
         &mut self,
         model_output: Tensor<B, 4>,
@@ -101,8 +101,8 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
         timesteps: &[f64],
     ) -> Result<Tensor<B, 4>, SchedulerError>;
 
-    /// Whether the last step ends at a signal of exactly 1 or at that of timestep 0 (as VGen's own sampler does). Does nothing
-    /// on schedulers that have no such choice.
+    /// Whether the last step ends at a signal of exactly 1 or at that of timestep 0 (as VGen's own sampler does). Does
+    /// nothing on schedulers that have no such choice.
     fn set_alpha_to_one(&mut self, yes: bool) {
         let _ = yes;
     }

@@ -1,7 +1,7 @@
 //! Which training timesteps a run visits, latest first.
 //!
-//! Three rules, called types A, K and M in the reference notes: the integers of DDIM, DDPM and PNDM; the same without rounding
-//! for the schedulers in sigma space; and one point more, of which the last is left out, for the multistep solvers.
+//! Three rules, called types A, K and M in the reference notes: the integers of DDIM, DDPM and PNDM; the same without
+//! rounding for the schedulers in sigma space; and one point more, of which the last is left out, for the multistep solvers.
 
 use crate::{SchedulerError, TimestepSpacing};
 

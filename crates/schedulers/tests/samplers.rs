@@ -108,8 +108,9 @@ fn sigmas(name: &str, config: &Value, steps: usize) -> Vec<f64> {
     sigmas
 }
 
-/// How much of the sample's scale a run may differ by. From sigma 4096 (zero terminal SNR) down to 7 in one step, f32 keeps few
-/// digits of a difference: in DEIS, which predicts noise, of the samples; in diffusers' Euler ancestral, of `sigma_down`.
+/// How much of the sample's scale a run may differ by. From sigma 4096 (zero terminal SNR) down to 7 in one step, f32 keeps
+/// few digits of a difference: in DEIS, which predicts noise, of the samples; in diffusers' Euler ancestral, of
+/// `sigma_down`.
 fn tolerance(name: &str, sigmas: &[f32]) -> f32 {
     match name {
         "deis" if sigmas.first() > Some(&4000.0) => 2e-5,
@@ -193,7 +194,11 @@ fn whole_runs() {
         let mut draws = 0;
         let mut x = image(&start) * scheduler.init_noise_sigma();
         let (mut run_error, mut count) = (0.0f32, 0);
-        for (index, t) in times.into_iter().enumerate() {
+        let begin = run["begin"].as_u64().unwrap_or_default() as usize;
+        if begin > 0 {
+            scheduler.set_begin_index(begin).unwrap();
+        }
+        for (index, t) in times.into_iter().enumerate().skip(begin) {
             let mut source = |like: &Image| {
                 assert_eq!(like.dims(), SHAPE);
                 draws += 1;
@@ -202,7 +207,7 @@ fn whole_runs() {
             let input = scheduler.scale_model_input(x.clone(), index).unwrap();
             let args = StepArgs::with_noise(0.0, &mut source);
             x = scheduler.step(toy(input, t), index, x, args).unwrap();
-            let error = difference(&values(&x), &expected[index * SIZE..(index + 1) * SIZE]);
+            let error = difference(&values(&x), &expected[count * SIZE..(count + 1) * SIZE]);
             if error.is_nan() || error > run_error {
                 run_error = error;
             }
@@ -253,7 +258,10 @@ fn runs_of_the_released_config() {
         let sigmas = &all_sigmas[at_sigma..];
         at_sigma += run["sigmas"].as_u64().unwrap() as usize;
         let config = &goldens.cases["configs"][run["config"].as_u64().unwrap() as usize];
-        if config["rescale_betas_zero_snr"] != json!(true) || config["use_karras_sigmas"] == true {
+        if config["rescale_betas_zero_snr"] != json!(true)
+            || config["use_karras_sigmas"] == true
+            || run.get("begin").is_some()
+        {
             continue;
         }
         let name = run["name"].as_str().unwrap();
