@@ -27,6 +27,10 @@ pub enum PipelineError {
     /// A LoRA file.
     #[error(transparent)]
     Lora(#[from] ConvertError),
+    /// Getting a model by its name.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] i2vgen_hub::HubError),
     /// A folder of another pipeline.
     #[error(
         "'{path}' holds a {found}, not an I2VGenXLPipeline; give the folder of an I2VGen-XL model"

@@ -18,13 +18,23 @@ pub struct I2VGenXLPipeline<B: Backend> {
 impl<B: Backend> I2VGenXLPipeline<B> {
     /// Opens a diffusers folder, to run in f32. Weights are read stage by stage while a video is made.
     ///
+    /// With the feature `hub` (on by default) `model` may also be a name like `ali-vilab/i2vgen-xl`; what is not in the Hugging
+    /// Face cache yet is downloaded. For progress, variants and other choices call `i2vgen_hub::pull`, then
+    /// [`Self::from_folder`].
+    ///
     /// # Errors
-    /// If the folder is incomplete or of another pipeline.
+    /// If the folder is incomplete or of another pipeline, or if the model cannot be had.
     pub fn from_pretrained(
-        path: impl AsRef<Path>,
+        model: impl AsRef<Path>,
         device: &B::Device,
     ) -> Result<Self, PipelineError> {
-        Self::from_folder(Folder::open(path)?, None, DType::F32, device)
+        let model = model.as_ref();
+        #[cfg(feature = "hub")]
+        if let Some(id) = model.to_str().filter(|text| i2vgen_hub::is_model_id(text)) {
+            let path = i2vgen_hub::pull(id, &Default::default(), &mut |_| {})?;
+            return Self::from_folder(Folder::open(path)?, None, DType::F32, device);
+        }
+        Self::from_folder(Folder::open(model)?, None, DType::F32, device)
     }
 
     /// Opens a folder with a choice of variant (`fp16`) and dtype.

@@ -3,130 +3,36 @@
 use std::marker::PhantomData;
 
 use burn::tensor::{Tensor, backend::Backend};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    BetaSchedule, PredictionType, Scheduler, SchedulerError, StepArgs, TimestepSpacing,
-    betas::Betas,
-    config::{Keys, check},
+    Scheduler, SchedulerError, StepArgs,
+    config::scheduler_config,
+    limit::Limit,
     noising::{Mix, cast, same_shape, wide},
     prediction::{noise_around, original_and_noise},
-    threshold::dynamic_threshold,
-    timesteps::integer_timesteps,
+    timesteps::floats,
 };
 
-/// `scheduler_config.json` of a `DDIMScheduler`, with diffusers' defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Value")]
-pub struct DDIMSchedulerConfig {
-    /// Length of the noise schedule.
-    pub num_train_timesteps: usize,
-    /// First beta; unused by `squaredcos_cap_v2`.
-    pub beta_start: f64,
-    /// Last beta; unused by `squaredcos_cap_v2`.
-    pub beta_end: f64,
-    /// How the betas run.
-    pub beta_schedule: BetaSchedule,
-    /// The betas themselves, instead of a rule.
-    pub trained_betas: Option<Vec<f64>>,
-    /// Clip the predicted clean sample to ±`clip_sample_range`.
-    pub clip_sample: bool,
-    /// See `clip_sample`.
-    pub clip_sample_range: f64,
-    /// Whether the last step ends at a signal of 1, or at that of timestep 0.
-    pub set_alpha_to_one: bool,
-    /// Added to the timesteps of leading spacing.
-    pub steps_offset: usize,
-    /// What the model's output means.
-    pub prediction_type: PredictionType,
-    /// Dynamic thresholding of the predicted clean sample; goes before `clip_sample`.
-    pub thresholding: bool,
-    /// The quantile to cut at.
-    pub dynamic_thresholding_ratio: f64,
-    /// The most to divide by.
-    pub sample_max_value: f64,
-    /// Which timesteps are visited.
-    pub timestep_spacing: TimestepSpacing,
-    /// Rescale the betas so that nothing of the signal is left at the last timestep.
-    pub rescale_betas_zero_snr: bool,
-}
-
-impl Default for DDIMSchedulerConfig {
-    fn default() -> Self {
-        Self {
-            num_train_timesteps: 1000,
-            beta_start: 0.0001,
-            beta_end: 0.02,
-            beta_schedule: BetaSchedule::Linear,
-            trained_betas: None,
-            clip_sample: true,
-            clip_sample_range: 1.0,
-            set_alpha_to_one: true,
-            steps_offset: 0,
-            prediction_type: PredictionType::Epsilon,
-            thresholding: false,
-            dynamic_thresholding_ratio: 0.995,
-            sample_max_value: 1.0,
-            timestep_spacing: TimestepSpacing::Leading,
-            rescale_betas_zero_snr: false,
-        }
-    }
-}
-
-impl TryFrom<Value> for DDIMSchedulerConfig {
-    type Error = SchedulerError;
-
-    fn try_from(json: Value) -> Result<Self, SchedulerError> {
-        Self::from_json(&json)
-    }
-}
-
-impl DDIMSchedulerConfig {
-    /// Parses a config of any class: absent keys get DDIM's defaults, unknown keys are ignored.
-    ///
-    /// # Errors
-    /// If a key has a value that it cannot have.
-    pub fn from_json(json: &Value) -> Result<Self, SchedulerError> {
-        let keys = Keys::new(json)?;
-        let d = Self::default();
-        Ok(Self {
-            num_train_timesteps: keys.or("num_train_timesteps", d.num_train_timesteps)?,
-            beta_start: keys.or("beta_start", d.beta_start)?,
-            beta_end: keys.or("beta_end", d.beta_end)?,
-            beta_schedule: keys.or("beta_schedule", d.beta_schedule)?,
-            trained_betas: keys.or("trained_betas", d.trained_betas)?,
-            clip_sample: keys.or("clip_sample", d.clip_sample)?,
-            clip_sample_range: keys.or("clip_sample_range", d.clip_sample_range)?,
-            set_alpha_to_one: keys.or("set_alpha_to_one", d.set_alpha_to_one)?,
-            steps_offset: keys.or("steps_offset", d.steps_offset)?,
-            prediction_type: keys.or("prediction_type", d.prediction_type)?,
-            thresholding: keys.or("thresholding", d.thresholding)?,
-            dynamic_thresholding_ratio: keys
-                .or("dynamic_thresholding_ratio", d.dynamic_thresholding_ratio)?,
-            sample_max_value: keys.or("sample_max_value", d.sample_max_value)?,
-            timestep_spacing: keys.or("timestep_spacing", d.timestep_spacing)?,
-            rescale_betas_zero_snr: keys.or("rescale_betas_zero_snr", d.rescale_betas_zero_snr)?,
-        })
-    }
-
-    fn check(&self) -> Result<(), SchedulerError> {
-        let ratio = self.dynamic_thresholding_ratio;
-        let is_ratio = (0.0..=1.0).contains(&ratio);
-        check(
-            is_ratio,
-            "dynamic_thresholding_ratio",
-            ratio,
-            "between 0 and 1",
-        )?;
-        let positive = [
-            ("clip_sample_range", self.clip_sample_range),
-            ("sample_max_value", self.sample_max_value),
-        ];
-        for (key, value) in positive {
-            check(value > 0.0, key, value, "above 0")?;
-        }
-        Ok(())
+scheduler_config! {
+    /// `scheduler_config.json` of a `DDIMScheduler`, with diffusers' defaults.
+    DDIMSchedulerConfig {
+        betas: 0.0001, 0.02, Linear;
+        spacing: Leading;
+        predictions: Epsilon, Sample, VPrediction;
+        only: ;
+        /// Clip the predicted clean sample to ±`clip_sample_range`.
+        clip_sample: bool = true,
+        /// See `clip_sample`.
+        clip_sample_range: f64 = 1.0,
+        /// Whether the last step ends at a signal of 1, or at that of timestep 0.
+        set_alpha_to_one: bool = true,
+        /// Dynamic thresholding of the predicted clean sample; goes before `clip_sample`.
+        thresholding: bool = false,
+        /// The quantile to cut at.
+        dynamic_thresholding_ratio: f64 = 0.995,
+        /// The most to divide by.
+        sample_max_value: f64 = 1.0,
     }
 }
 
@@ -134,6 +40,7 @@ impl DDIMSchedulerConfig {
 #[derive(Clone, Debug)]
 pub struct DDIMScheduler<B: Backend> {
     config: DDIMSchedulerConfig,
+    limit: Limit,
     alphas_cumprod: Vec<f32>,
     timesteps: Vec<f64>,
     /// Training timesteps per step of the current run; 0 before the first.
@@ -166,17 +73,15 @@ impl<B: Backend> DDIMScheduler<B> {
     /// # Errors
     /// If the config has a value that it cannot have.
     pub fn new(config: DDIMSchedulerConfig) -> Result<Self, SchedulerError> {
-        config.check()?;
-        let betas = Betas {
-            num_train_timesteps: config.num_train_timesteps,
-            beta_start: config.beta_start,
-            beta_end: config.beta_end,
-            beta_schedule: config.beta_schedule,
-            trained_betas: config.trained_betas.as_deref(),
-            rescale_betas_zero_snr: config.rescale_betas_zero_snr,
-        };
         Ok(Self {
-            alphas_cumprod: betas.alphas_cumprod()?,
+            limit: Limit::default()
+                .threshold(
+                    config.thresholding,
+                    config.dynamic_thresholding_ratio,
+                    config.sample_max_value,
+                )?
+                .clip(config.clip_sample, config.clip_sample_range)?,
+            alphas_cumprod: config.alphas_cumprod()?,
             config,
             timesteps: Vec::new(),
             stride: 0,
@@ -222,7 +127,7 @@ impl<B: Backend> DDIMScheduler<B> {
         let output = cast(model_output, wide(dtype));
         let (original, mut direction) =
             original_and_noise(self.config.prediction_type, output, &sample, signal);
-        let original = self.limit(original);
+        let original = self.limit.apply(original);
         if args.use_clipped_model_output {
             direction = noise_around(&original, &sample, signal);
         }
@@ -276,17 +181,6 @@ impl<B: Backend> DDIMScheduler<B> {
             sigma: eta as f32 * variance.max(0.0).sqrt(),
         })
     }
-
-    fn limit(&self, original: Tensor<B, 4>) -> Tensor<B, 4> {
-        let c = &self.config;
-        if c.thresholding {
-            dynamic_threshold(original, c.dynamic_thresholding_ratio, c.sample_max_value)
-        } else if c.clip_sample {
-            original.clamp(-c.clip_sample_range, c.clip_sample_range)
-        } else {
-            original
-        }
-    }
 }
 
 impl<B: Backend> Scheduler<B> for DDIMScheduler<B> {
@@ -295,31 +189,18 @@ impl<B: Backend> Scheduler<B> for DDIMScheduler<B> {
     }
 
     fn to_config(&self) -> Value {
-        // A struct of numbers, strings and one list has a JSON form.
-        let mut json = serde_json::to_value(&self.config).unwrap_or_default();
-        json["_class_name"] = Value::from(Scheduler::<B>::class_name(self));
-        json
+        self.config.to_json("DDIMScheduler")
     }
 
     fn set_timesteps(&mut self, num_inference_steps: usize) -> Result<(), SchedulerError> {
         let c = &self.config;
-        let timesteps = integer_timesteps(
-            c.timestep_spacing,
-            c.num_train_timesteps,
-            num_inference_steps,
-            c.steps_offset,
-            self.alphas_cumprod.len() - 1,
-        )?;
-        // Without signal the clean sample is infinite; only clipping makes a number of it.
-        if c.prediction_type == PredictionType::Epsilon
-            && !c.clip_sample
-            && !c.thresholding
-            && let Some(&timestep) = timesteps.iter().find(|t| self.alphas_cumprod[**t] == 0.0)
-        {
-            return Err(SchedulerError::NoSignal { timestep });
-        }
+        let timesteps = c
+            .choice(&self.alphas_cumprod)
+            .integers(num_inference_steps)?;
+        self.limit
+            .check_signal(c.prediction_type, &self.alphas_cumprod, &timesteps)?;
         self.stride = c.num_train_timesteps / num_inference_steps;
-        self.timesteps = timesteps.into_iter().map(|t| t as f64).collect();
+        self.timesteps = floats(timesteps);
         Ok(())
     }
 

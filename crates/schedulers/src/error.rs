@@ -23,13 +23,17 @@ pub enum SchedulerError {
         /// What is wrong, and what is allowed.
         reason: String,
     },
-    /// No steps at all, or more than the model was trained with.
-    #[error("num_inference_steps is {steps}; give a number from 1 to {max} (num_train_timesteps)")]
+    /// Too few steps, or more than there can be.
+    #[error("num_inference_steps is {steps}; give a number from {min} to {max} ({limit})")]
     StepCount {
         /// What was asked for.
         steps: usize,
+        /// The fewest there can be.
+        min: usize,
         /// The most there can be.
         max: usize,
+        /// Where the bounds come from.
+        limit: &'static str,
     },
     /// A timestep outside the noise schedule.
     #[error(
@@ -58,6 +62,42 @@ pub enum SchedulerError {
         index: usize,
         /// How many timesteps are set.
         count: usize,
+    },
+    /// A scheduler with a history, stepped out of order.
+    #[error(
+        "step {index} is out of order: this scheduler builds on the steps before, and the next one is {next}; call set_timesteps to start over"
+    )]
+    StepOrder {
+        /// The index.
+        index: usize,
+        /// The index that comes next.
+        next: usize,
+    },
+    /// A start in the middle of a step of several evaluations.
+    #[error("a run cannot begin at index {index}, which is in the middle of a step; {allowed}")]
+    BeginIndex {
+        /// The index.
+        index: usize,
+        /// Where it can begin.
+        allowed: &'static str,
+    },
+    /// Two visited timesteps with equal noise, or one with none.
+    #[error(
+        "the noise does not fall from timestep {timestep} to the next, and this scheduler divides by the difference; use betas above 0"
+    )]
+    EqualNoise {
+        /// The timestep.
+        timestep: f64,
+    },
+    /// An option for a class that does not have it.
+    #[error("'{option}' is not an option of {class}; the schedulers that have it are: {classes}")]
+    UnknownOption {
+        /// The option.
+        option: &'static str,
+        /// The class.
+        class: String,
+        /// The short names of the classes that have it.
+        classes: String,
     },
     /// An eta that is no weight.
     #[error("eta is {0}; give 0 (deterministic) to 1 (as much noise as DDPM)")]

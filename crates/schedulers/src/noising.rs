@@ -4,16 +4,29 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 
 use crate::SchedulerError;
 
-/// √ᾱ and √(1-ᾱ) at some timesteps, ready to multiply samples with.
+/// The weights of signal and noise at some timesteps, ready to multiply samples with.
 pub(crate) struct Mix<B: Backend> {
     signal: Tensor<B, 4>,
     noise: Tensor<B, 4>,
 }
 
 impl<B: Backend> Mix<B> {
-    /// For one timestep for all samples, or one for each.
+    /// √ᾱ and √(1-ᾱ), for one timestep for all samples, or one for each.
     pub(crate) fn new(
         alphas_cumprod: &[f32],
+        timesteps: &[f64],
+        sample: &Tensor<B, 4>,
+    ) -> Result<Self, SchedulerError> {
+        let weights = |timestep| {
+            let alpha = alpha_at(alphas_cumprod, timestep)?;
+            Ok([alpha.sqrt(), (1.0 - alpha).sqrt()])
+        };
+        Self::from_weights(weights, timesteps, sample)
+    }
+
+    /// What `weights` gives for each timestep: that of the signal, and that of the noise.
+    pub(crate) fn from_weights(
+        weights: impl Fn(f64) -> Result<[f32; 2], SchedulerError>,
         timesteps: &[f64],
         sample: &Tensor<B, 4>,
     ) -> Result<Self, SchedulerError> {
@@ -24,18 +37,18 @@ impl<B: Backend> Mix<B> {
                 samples,
             });
         }
-        let alphas = timesteps
+        let weights = timesteps
             .iter()
-            .map(|t| alpha_at(alphas_cumprod, *t))
-            .collect::<Result<Vec<f32>, _>>()?;
-        let column = |root: fn(f32) -> f32| {
-            let roots: Vec<f32> = alphas.iter().map(|a| root(*a)).collect();
+            .map(|t| weights(*t))
+            .collect::<Result<Vec<_>, _>>()?;
+        let column = |which: usize| {
+            let values: Vec<f32> = weights.iter().map(|pair| pair[which]).collect();
             let options = (&sample.device(), wide(sample.dtype()));
-            Tensor::<B, 1>::from_data(roots.as_slice(), options).reshape([alphas.len(), 1, 1, 1])
+            Tensor::<B, 1>::from_data(values.as_slice(), options).reshape([values.len(), 1, 1, 1])
         };
         Ok(Self {
-            signal: column(f32::sqrt),
-            noise: column(|a| (1.0 - a).sqrt()),
+            signal: column(0),
+            noise: column(1),
         })
     }
 
@@ -90,6 +103,17 @@ pub(crate) fn cast<B: Backend>(tensor: Tensor<B, 4>, dtype: DType) -> Tensor<B, 
     } else {
         tensor.cast(dtype)
     }
+}
+
+/// The model's output and the sample in one dtype to compute in, and the dtype to return to.
+pub(crate) fn widened<B: Backend>(
+    model_output: Tensor<B, 4>,
+    sample: Tensor<B, 4>,
+) -> Result<(Tensor<B, 4>, Tensor<B, 4>, DType), SchedulerError> {
+    same_shape("the model's output", &model_output, &sample)?;
+    let dtype = sample.dtype();
+    let to = wide(dtype);
+    Ok((cast(model_output, to), cast(sample, to), dtype))
 }
 
 /// Both must be of one shape.

@@ -5,7 +5,7 @@ use std::fmt;
 use burn::tensor::{Tensor, backend::Backend};
 use serde_json::Value;
 
-use crate::SchedulerError;
+use crate::{SchedulerError, noising::same_shape};
 
 /// A sampler that turns noise into a sample, one model evaluation after the other.
 ///
@@ -31,6 +31,21 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
     /// # Errors
     /// If there cannot be a run of that many steps.
     fn set_timesteps(&mut self, num_inference_steps: usize) -> Result<(), SchedulerError>;
+
+    /// Starts the run that was prepared at this evaluation instead of the first, for a sample that is noisy already.
+    /// Schedulers that keep no history start anywhere and need not be told.
+    ///
+    /// # Errors
+    /// If a run cannot start there.
+    fn set_begin_index(&mut self, index: usize) -> Result<(), SchedulerError> {
+        match index < self.timesteps().len() {
+            true => Ok(()),
+            false => Err(SchedulerError::StepIndex {
+                index,
+                count: self.timesteps().len(),
+            }),
+        }
+    }
 
     /// What the model is to be told at each evaluation. There can be more of them than steps.
     fn timesteps(&self) -> &[f64];
@@ -65,7 +80,8 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
     /// precision, and returned in the sample's dtype; nothing is read back from the device.
     ///
     /// # Errors
-    /// If there is no such step, or what was given does not fit the sample.
+    /// If there is no such step, a scheduler with a history is asked for another than the next one, or what was given does
+    /// not fit the sample.
     fn step(
         &mut self,
         model_output: Tensor<B, 4>,
@@ -85,8 +101,8 @@ pub trait Scheduler<B: Backend>: fmt::Debug + Send + Sync {
         timesteps: &[f64],
     ) -> Result<Tensor<B, 4>, SchedulerError>;
 
-    /// Whether the last step ends at a signal of exactly 1 or at that of timestep 0 (as VGen's own sampler does). Does nothing
-    /// on schedulers that have no such choice.
+    /// Whether the last step ends at a signal of exactly 1 or at that of timestep 0 (as VGen's own sampler does). Does
+    /// nothing on schedulers that have no such choice.
     fn set_alpha_to_one(&mut self, yes: bool) {
         let _ = yes;
     }
@@ -142,6 +158,16 @@ impl<'a, B: Backend> StepArgs<'a, B> {
             noise: Some(noise),
             ..Self::default()
         }
+    }
+}
+
+impl<B: Backend> StepArgs<'_, B> {
+    /// Noise for a step that adds some, in the dtype of `like`.
+    pub(crate) fn draw(self, like: &Tensor<B, 4>) -> Result<Tensor<B, 4>, SchedulerError> {
+        let source = self.noise.ok_or(SchedulerError::NoNoiseSource)?;
+        let noise = source.normal(like);
+        same_shape("the noise", &noise, like)?;
+        Ok(noise)
     }
 }
 
