@@ -26,6 +26,9 @@ pub(crate) enum Command {
     /// Make the videos of a list with the model loaded once
     #[command(after_help = BATCH_HELP)]
     Batch(Box<BatchArgs>),
+    /// Download a model into the Hugging Face cache and print its folder
+    #[command(after_help = "Example:\n  i2vgen pull ali-vilab/i2vgen-xl --variant fp16")]
+    Pull(PullArgs),
     /// Show components, parameters, dtypes, sizes and problems of a model folder or a weight file
     #[command(after_help = "Example:\n  i2vgen inspect models/i2vgen-xl --deep")]
     Inspect(InspectArgs),
@@ -134,6 +137,25 @@ pub(crate) struct BatchArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print nothing but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PullArgs {
+    /// Its name on the Hub
+    #[arg(value_name = "OWNER/NAME")]
+    pub(crate) model: String,
+    /// Variant of the weights, like fp16; components that lack it come as they are
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+    /// Branch, tag or commit [default: main]
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// Only look whether the cache has it
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Print nothing but the folder and errors
     #[arg(long)]
     pub(crate) quiet: bool,
 }

@@ -74,7 +74,7 @@ pub(crate) fn batch(args: BatchArgs) -> Result<(), Failure> {
         return Ok(());
     };
     let keep = first.settings.keep_resident.unwrap_or(true) && !args.no_keep_resident;
-    let model = Model::open(&first.settings, keep)?;
+    let model = Model::open(&first.settings, keep, args.quiet)?;
     let device = model.device.clone();
     let quiet = args.quiet;
     let batch = Batch {
@@ -182,7 +182,7 @@ fn lines(args: &BatchArgs, config: &Settings) -> Result<Vec<Line>, Failure> {
                 return fail(
                     number,
                     format!(
-                        "has another model, variant, device, dtype, threads or keep_resident than line {}; make another list of it",
+                        "has another model, variant, revision, device, dtype, threads or keep_resident than line {}; make another list of it",
                         first.number
                     ),
                 );
@@ -219,6 +219,8 @@ fn already_there(settings: &Settings) -> Option<String> {
         device: None,
         threads: None,
         keep_resident: None,
+        offline: None,
+        revision: None,
         ..settings.clone().without_outputs().with_absolute_paths()
     };
     let had = record.arguments.to_json();

@@ -57,7 +57,7 @@ pub(crate) fn with_defaults(
 }
 
 fn make(settings: Settings, quiet: bool) -> Result<(), Failure> {
-    let model = Model::open(&settings, settings.keep_resident.unwrap_or(false))?;
+    let model = Model::open(&settings, settings.keep_resident.unwrap_or(false), quiet)?;
     let job = Job::new(settings)?;
     let device = model.device.clone();
     dispatch(&device, One { model, job, quiet })

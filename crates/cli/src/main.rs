@@ -14,6 +14,7 @@ mod layers;
 mod model;
 mod options;
 mod progress;
+mod pull;
 mod session;
 mod settings;
 mod sidecar;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => generate::demo(args),
         Command::Generate(args) => generate::generate(*args),
         Command::Batch(args) => batch::batch(*args),
+        Command::Pull(args) => pull::pull(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Completions(args) => completions::completions(&args),
     };

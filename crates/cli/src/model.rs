@@ -6,6 +6,7 @@ use i2vgen_pipeline::PipelineError;
 use crate::{
     choices::DtypeArg,
     failure::Failure,
+    pull::fetch,
     settings::{EMBEDDED, Settings},
 };
 
@@ -13,12 +14,18 @@ use crate::{
 pub(crate) struct Model {
     pub(crate) folder: Folder,
     pub(crate) variant: Option<String>,
+    /// Of a downloaded model: the commit, even if a branch was asked for.
+    pub(crate) revision: Option<String>,
     pub(crate) device: String,
     pub(crate) keep_resident: bool,
 }
 
 impl Model {
-    pub(crate) fn open(settings: &Settings, keep_resident: bool) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        settings: &Settings,
+        keep_resident: bool,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
         if settings.dtype.unwrap_or_default() != DtypeArg::F32 {
             return Err(Failure::Input(
                 "--dtype: this version computes in f32 only; weights of any precision are converted while loading"
@@ -27,17 +34,28 @@ impl Model {
         }
         let Some(model) = &settings.model else {
             return Err(Failure::Input(
-                "--model: is missing; give a model folder, or embedded for the toy model".into(),
+                "--model: is missing; give a model folder, or a name like ali-vilab/i2vgen-xl"
+                    .into(),
             ));
         };
-        let folder = match model == Path::new(EMBEDDED) {
-            true => i2vgen_demo_model::folder(),
-            false => Folder::open(model).map_err(PipelineError::from)?,
-        };
         use_threads(settings.threads)?;
+        let mut revision = settings.revision.clone();
+        let id = model.to_str().filter(|name| i2vgen_hub::is_model_id(name));
+        let folder = if model == Path::new(EMBEDDED) {
+            i2vgen_demo_model::folder()
+        } else if let Some(id) = id {
+            let (variant, offline) = (settings.variant.clone(), settings.offline == Some(true));
+            let path = fetch(id, variant, revision, offline, quiet)?;
+            // The cache calls the folder as the commit.
+            revision = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            Folder::open(path).map_err(PipelineError::from)?
+        } else {
+            Folder::open(model).map_err(PipelineError::from)?
+        };
         Ok(Self {
             folder,
             variant: settings.variant.clone(),
+            revision,
             device: settings.device.clone().unwrap_or_else(|| "cpu".to_owned()),
             keep_resident,
         })
@@ -48,6 +66,8 @@ impl Model {
         Settings {
             model: settings.model.clone(),
             variant: settings.variant.clone(),
+            revision: settings.revision.clone(),
+            offline: settings.offline,
             device: settings.device.clone(),
             dtype: settings.dtype,
             threads: settings.threads,

@@ -58,6 +58,12 @@ impl Settings {
             .as_deref()
             .map(tensors::read_noise)
             .transpose()?;
+        for lora in self.lora.iter().flatten() {
+            let open = Lora::open(&lora.path, lora.strength);
+            let lora = open.map_err(|e| Failure::Input(format!("--lora: {e}")))?;
+            options.loras.files.push(lora);
+        }
+        set(&mut options.loras.allow_unknown, self.allow_unknown_lora);
         set(
             &mut options.image_latents,
             self.image_latents.map(Into::into),

@@ -19,12 +19,18 @@ pub(crate) const EMBEDDED: &str = "embedded";
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// A diffusers model folder, or `embedded`: the toy model of `i2vgen demo`
+    /// A diffusers model folder, or a name like ali-vilab/i2vgen-xl to download, or `embedded`: the toy model of `i2vgen demo`
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// Variant of the weights, like fp16; by default whichever is there
     #[arg(long)]
     pub(crate) variant: Option<String>,
+    /// Branch, tag or commit of a downloaded model [default: main]
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// Download nothing, use what is in the cache
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) offline: Option<bool>,
     /// cpu, cuda, cuda:N, wgpu or wgpu:N [default: cpu]
     #[arg(long)]
     pub(crate) device: Option<String>,
@@ -195,7 +201,7 @@ impl Settings {
             ($($field:ident)*) => { Self { $($field: self.$field.or(lower.$field)),* } };
         }
         or!(
-            model variant device dtype threads keep_resident
+            model variant revision offline device dtype threads keep_resident
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
             num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance
@@ -242,15 +248,16 @@ impl Settings {
 
     /// With paths that mean the same from everywhere.
     pub(crate) fn with_absolute_paths(mut self) -> Self {
+        let is_name = |path: &Path| path.to_str().is_some_and(i2vgen_hub::is_model_id);
         let single = [
-            &mut self.model,
-            &mut self.continue_from,
-            &mut self.prompt_embeds,
-            &mut self.negative_prompt_embeds,
-            &mut self.latents,
-            &mut self.output,
-            &mut self.save_prompt_embeds,
-            &mut self.save_latents,
+            self.model.as_mut().filter(|model| !is_name(model)),
+            self.continue_from.as_mut(),
+            self.prompt_embeds.as_mut(),
+            self.negative_prompt_embeds.as_mut(),
+            self.latents.as_mut(),
+            self.output.as_mut(),
+            self.save_prompt_embeds.as_mut(),
+            self.save_latents.as_mut(),
         ];
         let images = self.image.iter_mut().flatten();
         let loras = self.lora.iter_mut().flatten().map(|lora| &mut lora.path);

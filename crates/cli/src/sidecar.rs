@@ -10,7 +10,7 @@ use i2vgen_pipeline::{Generation, PipelineError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{job::Job, model::Model};
+use crate::{job::Job, model::Model, settings::Settings};
 
 /// burn has no constant for it; a test compares it with Cargo.lock.
 const BURN_VERSION: &str = "0.21.0";
@@ -26,7 +26,10 @@ pub(crate) fn record(
     let timings: BTreeMap<_, _> = generation.timings.iter().copied().collect();
     let names = |paths: &[PathBuf]| paths.iter().map(|p| name(p)).collect::<Vec<_>>();
     let outputs_of = |(path, _): &(PathBuf, Option<u64>)| name(path);
-    let arguments = settings.completed(options, &generation.seeds);
+    let arguments = Settings {
+        revision: model.revision.clone(),
+        ..settings.completed(options, &generation.seeds)
+    };
     json!({
         "outputs": outputs.iter().map(outputs_of).collect::<Vec<_>>(),
         "output_bytes": outputs.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),

@@ -134,9 +134,8 @@ fn embeddings_in_and_out() {
         "b.safetensors",
     ];
     ok(&run(path, &[&ONE[..], &image, &embeds].concat()));
-    assert_eq!(
-        frames(&bytes(&path.join("a.safetensors"))),
-        frames(&bytes(&path.join("b.safetensors")))
+    assert!(
+        frames(&bytes(&path.join("a.safetensors"))) == frames(&bytes(&path.join("b.safetensors")))
     );
     // And again from the sidecar.
     ok(&program(
@@ -150,9 +149,8 @@ fn embeddings_in_and_out() {
             "c.safetensors",
         ],
     ));
-    assert_eq!(
-        frames(&bytes(&path.join("b.safetensors"))),
-        frames(&bytes(&path.join("c.safetensors")))
+    assert!(
+        frames(&bytes(&path.join("b.safetensors"))) == frames(&bytes(&path.join("c.safetensors")))
     );
 
     let before = names(path);
@@ -251,9 +249,8 @@ fn latents_in_and_out() {
         path,
         &[&["--num-inference-steps", "1"], &more[..], &again].concat(),
     ));
-    assert_eq!(
-        frames(&bytes(&path.join("a.safetensors"))),
-        frames(&bytes(&path.join("b.safetensors")))
+    assert!(
+        frames(&bytes(&path.join("a.safetensors"))) == frames(&bytes(&path.join("b.safetensors")))
     );
     let latent = ["--output-type", "latent", "--output", "c.safetensors"];
     ok(&run(path, &[&ONE[..], &more, &latent].concat()));
@@ -284,7 +281,8 @@ fn steps_at_the_edges() {
         "a.gif",
         "--num-inference-steps",
     ];
-    for steps in ["0", "1001"] {
+    // This model's schedule begins at 1, so that a thousand steps would end one too late, as in the reference.
+    for steps in ["0", "1000", "1001"] {
         bad(&run(path, &[&more[..], &[steps]].concat()), steps);
     }
     ok(&run(path, &[&more[..], &["1"]].concat()));
@@ -302,7 +300,7 @@ fn steps_at_the_edges() {
         "--guidance-scale",
         "1",
     ];
-    ok(&program(path, &[&tiny, &more[..], &["1000"]].concat()));
+    ok(&program(path, &[&tiny, &more[..], &["999"]].concat()));
 }
 
 #[test]

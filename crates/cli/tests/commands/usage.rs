@@ -44,7 +44,14 @@ fn command_lines_that_cannot_be_read() {
 #[test]
 fn help_has_an_example_for_every_command() {
     let folder = temporary();
-    for command in ["demo", "generate", "batch", "inspect", "completions"] {
+    for command in [
+        "demo",
+        "generate",
+        "batch",
+        "pull",
+        "inspect",
+        "completions",
+    ] {
         let output = program(folder.path(), &[command, "--help"]);
         ok(&output);
         let help = String::from_utf8_lossy(&output.stdout).into_owned();
