@@ -57,8 +57,8 @@ fn turns_do_not_change_results() {
     cases.push(("composed causal".into(), Box::new(run)));
     let run = move || tokens::<Flex>(causal, Mask::Causal, DType::F32);
     cases.push(("kernel causal".into(), Box::new(run)));
-    cases.push(("composed frames".into(), Box::new(|| frames::<Composed>())));
-    cases.push(("kernel frames".into(), Box::new(|| frames::<Flex>())));
+    cases.push(("composed frames".into(), Box::new(frames::<Composed>)));
+    cases.push(("kernel frames".into(), Box::new(frames::<Flex>)));
 
     for (name, run) in cases {
         set_memory_budget(usize::MAX);
