@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Tensor, activation, backend::Backend};
 
+use crate::memory::{in_turns, memory_budget, narrow};
+
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
@@ -11,10 +13,9 @@ pub enum Mask {
     Causal,
 }
 
-/// Largest score block, in elements, that the composed form builds at once (64 MiB in f32).
-const SCORE_BUDGET: usize = 16 << 20;
-
 /// Multi-head attention with scale `1/√d`, heads packed in the last axis.
+///
+/// Scores beyond the [`memory_budget`](crate::memory_budget) are computed in turns.
 ///
 /// # Shapes
 /// `q [b, n, heads·d]`, `k` and `v` `[b', m, heads·d]` → `[b, n, heads·d]`, where `b' = b`, or `b'` divides `b` and
@@ -46,23 +47,37 @@ pub fn attention<B: Backend>(
     let q = split(q, n) * scale;
     let k = (split(k, m) * scale).swap_dims(2, 3);
     let v = split(v, m);
-    let chunk = (SCORE_BUDGET / (b * heads * m)).clamp(1, n);
-    let mut parts = Vec::with_capacity(n.div_ceil(chunk));
-    for start in (0..n).step_by(chunk) {
-        let len = chunk.min(n - start);
-        let scores = q.clone().narrow(2, start, len).matmul(k.clone());
-        let scores = match mask {
-            Mask::None => scores,
-            Mask::Causal => {
-                let hidden =
-                    Tensor::<B, 2>::ones([len, m], &scores.device()).triu(start as i64 + 1);
-                scores.mask_fill(hidden.greater_elem(0.5).unsqueeze(), f32::NEG_INFINITY)
-            }
-        };
-        let weights = activation::softmax(scores.cast(DType::F32), 3).cast(dtype);
-        parts.push(weights.matmul(v.clone()));
+    let (batches, queries) = score_block(b, n, heads * m, memory_budget());
+    let y = in_turns(q, batches, 0, |q, batch| {
+        let count = q.dims()[0];
+        let k = narrow(&k, 0, batch, count);
+        let v = narrow(&v, 0, batch, count);
+        in_turns(q, queries, 2, |q, start| {
+            let len = q.dims()[2];
+            let scores = q.matmul(k.clone());
+            let scores = match mask {
+                Mask::None => scores,
+                Mask::Causal => {
+                    let hidden =
+                        Tensor::<B, 2>::ones([len, m], &scores.device()).triu(start as i64 + 1);
+                    scores.mask_fill(hidden.greater_elem(0.5).unsqueeze(), f32::NEG_INFINITY)
+                }
+            };
+            let weights = activation::softmax(scores.cast(DType::F32), 3).cast(dtype);
+            weights.matmul(v.clone())
+        })
+    });
+    y.swap_dims(1, 2).reshape([b, n, c])
+}
+
+/// Batches and queries whose f32 scores, `row` of them per query, fit in `budget` bytes: whole batches, or if not even
+/// one does, some queries of one.
+fn score_block(batches: usize, queries: usize, row: usize, budget: usize) -> (usize, usize) {
+    let rows = budget / (size_of::<f32>() * row).max(1);
+    match rows / queries.max(1) {
+        0 => (1, rows.max(1)),
+        fit => (fit.min(batches), queries),
     }
-    Tensor::cat(parts, 2).swap_dims(1, 2).reshape([b, n, c])
 }
 
 /// Multi-head self-attention along the frame axis, separately for every position.
@@ -84,4 +99,29 @@ pub fn frame_attention<B: Backend>(
     let fold = |x: Tensor<B, 4>| x.swap_dims(1, 2).reshape([b * s, f, c]);
     let y = attention(fold(q), fold(k), fold(v), heads, Mask::None);
     y.reshape([b, s, f, c]).swap_dims(1, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::score_block;
+
+    #[test]
+    fn scores_stay_within_the_budget() {
+        for budget in [0, 1, 400, 4 << 10, 100_000, 64 << 20, usize::MAX] {
+            for (b, n, row) in [
+                (1, 1, 1),
+                (3, 7, 25),
+                (32, 14_080, 70_400),
+                (28_160, 16, 80),
+            ] {
+                let (batches, queries) = score_block(b, n, row, budget);
+                assert!((1..=b).contains(&batches) && (1..=n).contains(&queries));
+                let bytes = 4 * batches * queries * row;
+                assert!(bytes <= budget || (batches, queries) == (1, 1));
+                // Nothing is cut smaller than necessary.
+                assert!(queries == n || batches == 1 && bytes + 4 * row > budget);
+                assert!(batches == b || bytes + 4 * queries * row > budget);
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod attention;
 mod conv;
 mod layers;
 mod linear;
+mod memory;
 mod norm;
 mod resize;
 
@@ -16,5 +17,6 @@ pub use attention::{Mask, attention, frame_attention};
 pub use conv::{Padding, conv2d, frame_conv};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::linear;
+pub use memory::{in_turns, memory_budget, set_memory_budget};
 pub use norm::{group_norm, layer_norm};
 pub use resize::nearest_resize;

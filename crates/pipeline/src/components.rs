@@ -9,7 +9,7 @@ use i2vgen_schedulers::Scheduler;
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
 
-use crate::{GenerateOptions, PipelineError};
+use crate::{Compat, FreeU, GenerateOptions, PipelineError, VaeTiling};
 
 /// All parts of a pipeline, loaded.
 #[derive(Clone, Debug)]
@@ -215,12 +215,22 @@ impl<B: Backend> Source<B> {
         })
     }
 
+    /// With the run's tiles and slices.
     pub(crate) fn vae(
         &self,
-        _options: &GenerateOptions,
+        options: &GenerateOptions,
         device: &B::Device,
     ) -> Result<AutoencoderKL<B>, PipelineError> {
-        self.stored_vae(device)
+        let mut vae = self.stored_vae(device)?;
+        match options.vae_tiling {
+            None => {}
+            Some(VaeTiling::Config) => vae.enable_tiling(None)?,
+            Some(VaeTiling::Tiles(tiling)) => vae.enable_tiling(Some(tiling))?,
+        }
+        if options.vae_slicing {
+            vae.enable_slicing();
+        }
+        Ok(vae)
     }
 
     fn stored_vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
@@ -237,13 +247,17 @@ impl<B: Backend> Source<B> {
         })
     }
 
-    /// With the run's LoRAs.
+    /// With the run's LoRAs and FreeU.
     pub(crate) fn unet(
         &self,
         options: &GenerateOptions,
         device: &B::Device,
     ) -> Result<I2VGenXLUNet<B>, PipelineError> {
-        Ok(options.loras.merge_unet(self.stored_unet(device)?)?.0)
+        let (mut unet, _) = options.loras.merge_unet(self.stored_unet(device)?)?;
+        if let Some(FreeU { s1, s2, b1, b2 }) = options.freeu {
+            unet.enable_freeu(s1, s2, b1, b2)?;
+        }
+        Ok(unet)
     }
 
     fn stored_unet(&self, device: &B::Device) -> Result<I2VGenXLUNet<B>, PipelineError> {
@@ -267,6 +281,24 @@ impl<B: Backend> Source<B> {
                 i2vgen_schedulers::from_folder(&folder.subfolder("scheduler")?)?
             }
         })
+    }
+
+    /// The run's sampler, ready to start.
+    pub(crate) fn prepared_scheduler(
+        &self,
+        options: &GenerateOptions,
+    ) -> Result<Box<dyn Scheduler<B>>, PipelineError> {
+        let own = self.scheduler()?;
+        let config = own.to_config();
+        let name = options.scheduler.as_deref().unwrap_or(own.class_name());
+        let mut changes = options.scheduler_options.clone();
+        changes.diffusers_betas |= options.compat == Compat::Diffusers;
+        let mut scheduler = i2vgen_schedulers::from_config_with(&config, name, &changes)?;
+        if options.compat == Compat::VGen {
+            scheduler.set_alpha_to_one(false);
+        }
+        scheduler.set_timesteps(options.num_inference_steps)?;
+        Ok(scheduler)
     }
 
     /// Writes a diffusers folder, one component after the other.

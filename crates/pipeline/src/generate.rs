@@ -9,8 +9,9 @@ use burn::tensor::{Tensor, backend::Backend};
 use i2vgen_schedulers::StepArgs;
 
 use crate::{
-    Compat, Embeds, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt, Video,
+    Embeds, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt, Video,
     components::Source, conditioning, decode, generators::Generators, guidance, inputs,
+    preview::Preview,
 };
 
 /// What a run reports while it works.
@@ -29,6 +30,13 @@ pub enum Event<'a, B: Backend> {
         timestep: f64,
         /// `[videos, channels, frames, h, w]` after it.
         latents: &'a Tensor<B, 5>,
+    },
+    /// What the model believes the finished videos to be, see [`GenerateOptions::preview_every`].
+    Preview {
+        /// Steps done.
+        done: usize,
+        /// Decoded.
+        video: &'a Video,
     },
     /// Frames have been decoded.
     Decoded {
@@ -72,11 +80,7 @@ pub(crate) fn run<B: Backend>(
 ) -> Result<Generation, PipelineError> {
     let prompts = prompt.count();
     let (shape, unknown_lora_keys) = check(source, images, prompt, options)?;
-    let mut scheduler = source.scheduler()?;
-    if options.compat == Compat::VGen {
-        scheduler.set_alpha_to_one(false);
-    }
-    scheduler.set_timesteps(options.num_inference_steps)?;
+    let mut scheduler = source.prepared_scheduler(options)?;
 
     let seeds = match options.seeds.is_empty() {
         true => vec![options.seed.unwrap_or_else(seed_from_clock)],
@@ -147,9 +151,14 @@ pub(crate) fn run<B: Backend>(
     lap("unet_prepare");
 
     let timesteps = scheduler.timesteps().to_vec();
+    let mut preview = match options.preview_every {
+        Some(every) => Some((every, Preview::new(scheduler.as_ref())?)),
+        None => None,
+    };
     let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), like.dtype(), device);
     for (index, &timestep) in timesteps.iter().enumerate() {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
+        let seen = preview.is_some().then(|| input.clone());
         let prediction = if !options.guided_at(index, timesteps.len()) {
             unet.forward(input, timestep, &of_prompt)?
         } else {
@@ -169,6 +178,16 @@ pub(crate) fn run<B: Backend>(
                 options.guidance_rescale,
             )
         };
+        let believed = match (&mut preview, seen) {
+            (Some((every, preview)), Some(input)) if (index + 1).is_multiple_of(*every) => {
+                let output = prediction.clone();
+                let original = preview.original(output, input, timestep);
+                let vae = preview.vae(|| source.vae(options, device))?;
+                let (chunk, fps) = (options.decode_chunk_size, options.target_fps);
+                Some(decode::decode(vae, original, chunk, fps, |_, _| Ok(()))?)
+            }
+            _ => None,
+        };
         let args = StepArgs::with_noise(options.eta, &mut draw);
         x = scheduler.step(frame_major(prediction), index, x, args)?;
         tell(Event::Step {
@@ -177,8 +196,14 @@ pub(crate) fn run<B: Backend>(
             timestep,
             latents: &video_major(x.clone()),
         })?;
+        if let Some(video) = &believed {
+            tell(Event::Preview {
+                done: index + 1,
+                video,
+            })?;
+        }
     }
-    drop((unet, prepared, of_prompt, of_nothing));
+    drop((unet, prepared, of_prompt, of_nothing, preview));
     let x = video_major(x);
     let latents = Latents::from_tensor(x.clone());
     decode::check_latents(&latents, "UNet")?;

@@ -1,3 +1,6 @@
+use i2vgen_schedulers::SchedulerOptions;
+use i2vgen_vae::Tiling;
+
 use crate::{Latents, Loras, PipelineError, Prompt};
 
 /// The arguments of diffusers' `I2VGenXLPipeline.__call__`, with its names and defaults.
@@ -32,6 +35,17 @@ pub struct GenerateOptions {
     pub num_videos_per_prompt: usize,
     /// Frames decoded at once. More need more memory.
     pub decode_chunk_size: usize,
+    /// Encode and decode pictures that are larger than a tile in overlapping tiles: less memory, close but not equal frames.
+    pub vae_tiling: Option<VaeTiling>,
+    /// Decode the frames of a chunk one after the other: less memory, the same frames.
+    pub vae_slicing: bool,
+    /// FreeU's factors (diffusers `enable_freeu`); its authors use 0.9, 0.2, 1.4, 1.6 for models of this family.
+    pub freeu: Option<FreeU>,
+    /// Another sampler than the model's own, by its short name (`unipc`) or diffusers' class, made from the model's scheduler
+    /// config.
+    pub scheduler: Option<String>,
+    /// What to change in the sampler's config.
+    pub scheduler_options: SchedulerOptions,
     /// Layers of the text encoder to leave out at its end; `None` is as 0.
     pub clip_skip: Option<usize>,
     /// Seed of all random numbers, as `torch.manual_seed`; `None` takes one from the clock. One stream serves all videos.
@@ -48,6 +62,8 @@ pub struct GenerateOptions {
     pub compat: Compat,
     /// What to make.
     pub output_type: OutputType,
+    /// After every so many steps, decode what the model believes the finished frames to be ([`Event::Preview`](crate::Event)).
+    pub preview_every: Option<usize>,
 }
 
 impl Default for GenerateOptions {
@@ -67,6 +83,11 @@ impl Default for GenerateOptions {
             eta: 0.0,
             num_videos_per_prompt: 1,
             decode_chunk_size: 1,
+            vae_tiling: None,
+            vae_slicing: false,
+            freeu: None,
+            scheduler: None,
+            scheduler_options: SchedulerOptions::default(),
             clip_skip: Some(1),
             seed: None,
             seeds: Vec::new(),
@@ -75,8 +96,30 @@ impl Default for GenerateOptions {
             image_latents: ImageLatents::Sample,
             compat: Compat::Corrected,
             output_type: OutputType::Video,
+            preview_every: None,
         }
     }
+}
+
+/// FreeU's factors (diffusers' names): `s` scale the low frequencies of the skips, `b` half of the backbone's channels, in the
+/// first and the second up block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct FreeU {
+    pub s1: f64,
+    pub s2: f64,
+    pub b1: f64,
+    pub b2: f64,
+}
+
+/// Tiles of the VAE.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum VaeTiling {
+    /// Those of its config.
+    #[default]
+    Config,
+    /// These.
+    Tiles(Tiling),
 }
 
 /// How the picture's latents are taken from the VAE's posterior.
@@ -138,6 +181,7 @@ impl GenerateOptions {
             ("num_inference_steps", self.num_inference_steps),
             ("num_videos_per_prompt", self.num_videos_per_prompt),
             ("decode_chunk_size", self.decode_chunk_size),
+            ("preview_every", self.preview_every.unwrap_or(1)),
         ] {
             if value == 0 {
                 return fail(name, "0 must be at least 1".into());
@@ -184,6 +228,14 @@ impl GenerateOptions {
             );
         }
         let expected = self.latents_shape(prompts, factor, channels);
+        if let Some(FreeU { s1, s2, b1, b2 }) = self.freeu
+            && ![s1, s2, b1, b2].iter().all(|v| v.is_finite())
+        {
+            return fail(
+                "freeu",
+                "the four factors must be finite numbers, for example 0.9,0.2,1.4,1.6".into(),
+            );
+        }
         if let Some(latents) = &self.latents {
             if latents.shape != expected {
                 return fail(

@@ -4,10 +4,9 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{LayerNorm, Linear, Mask, attention, frame_attention, geglu, gelu};
-
-/// Hidden values of a feed-forward layer that exist at once; more rows are done in turns (64 MiB in f32).
-const HIDDEN_BUDGET: usize = 16 << 20;
+use i2vgen_kernels::{
+    LayerNorm, Linear, Mask, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
+};
 
 /// Projected context of one cross-attention layer; constant over the denoising steps.
 #[derive(Clone, Debug)]
@@ -128,6 +127,8 @@ impl<B: Backend> FeedForward<B> {
         }
     }
 
+    /// Hidden values beyond the [`memory_budget`] are computed in turns.
+    ///
     /// # Shapes
     /// `[.., dim]` → the same
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
@@ -135,16 +136,9 @@ impl<B: Backend> FeedForward<B> {
         let dim = dims[D - 1];
         let rows = dims.iter().product::<usize>() / dim;
         let width = self.net._0.proj.weight.lazy_shape()[0];
-        let turn = (HIDDEN_BUDGET / width).max(1);
+        let turn = memory_budget() / (x.dtype().size() * width);
         let x = x.reshape([1, rows, dim]);
-        if rows <= turn {
-            return self.turn(x).reshape(dims);
-        }
-        let parts = (0..rows)
-            .step_by(turn)
-            .map(|start| self.turn(x.clone().narrow(1, start, turn.min(rows - start))))
-            .collect();
-        Tensor::cat(parts, 1).reshape(dims)
+        in_turns(x, turn, 1, |x, _| self.turn(x)).reshape(dims)
     }
 
     fn turn(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {

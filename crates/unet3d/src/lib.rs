@@ -5,6 +5,7 @@ mod conditioning;
 mod config;
 mod embeddings;
 mod error;
+mod freeu;
 mod resnet;
 mod transformer_2d;
 mod transformer_temporal;

@@ -7,6 +7,7 @@ use burn::{
 
 use crate::{
     attention::KeyValue,
+    freeu::FreeU,
     resnet::{Downsample2D, ResnetBlock2D, TemporalConvLayer, Upsample2D},
     transformer_2d::Transformer2DModel,
     transformer_temporal::TransformerTemporalModel,
@@ -254,12 +255,17 @@ impl<B: Backend> UpBlock3D<B> {
         mut x: Tensor<B, 4>,
         pass: &mut Pass<'_, B>,
         skips: &mut Vec<Tensor<B, 4>>,
+        freeu: Option<FreeU>,
     ) -> Tensor<B, 4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips
                 .pop()
                 .expect("the up blocks have as many layers as the down blocks have pushed");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 3), &pass.time);
+            let both = match freeu {
+                Some(freeu) => freeu.apply(x, skip),
+                None => [x, skip],
+            };
+            x = resnet.forward(Tensor::cat(both.into(), 3), &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);

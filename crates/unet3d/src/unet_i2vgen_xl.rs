@@ -11,6 +11,7 @@ use crate::{
     Conditioning, I2VGenXLUNetConfig, UNetError,
     conditioning::{ImageLatentsContextEmbedding, ImageLatentsProjIn},
     embeddings::{Mlp, TimestepEmbedding, sinusoid},
+    freeu::FreeU,
     resnet::RESNET_NORM_EPS,
     transformer_2d::Transformer2DModel,
     transformer_temporal::{I2VGenXLTransformerTemporalEncoder, TransformerTemporalModel},
@@ -36,6 +37,9 @@ pub struct I2VGenXLUNet<B: Backend> {
     /// What the module was built from.
     #[module(skip)]
     pub config: I2VGenXLUNetConfig,
+    /// Of the first two up blocks.
+    #[module(skip)]
+    freeu: Option<[FreeU; 2]>,
 }
 
 /// Heads of the transformer in front of the first level, whatever the config says.
@@ -119,6 +123,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
             conv_norm_out: GroupNorm::new(groups, channels[0], RESNET_NORM_EPS, device),
             conv_out: Conv2d::new(channels[0], config.out_channels, 3, 1, 1, true, device),
             config,
+            freeu: None,
         })
     }
 
@@ -173,6 +178,30 @@ impl<B: Backend> I2VGenXLUNet<B> {
     /// What the weights are in, and so the computation.
     pub fn dtype(&self) -> DType {
         self.conv_in.weight.val().dtype()
+    }
+
+    /// Turns FreeU on for the next calls of [`Self::forward`]: in the first two up blocks, before every concatenation, half
+    /// of the backbone's channels are multiplied by `b1` or `b2` and the low frequencies of the skips by `s1` or `s2`
+    /// (<https://arxiv.org/abs/2309.11497>). Its authors use 0.9, 0.2, 1.4, 1.6 for Stable Diffusion 2.1.
+    ///
+    /// As in diffusers, a factor of 0 turns it off.
+    ///
+    /// # Errors
+    /// If a factor is not a finite number.
+    pub fn enable_freeu(&mut self, s1: f64, s2: f64, b1: f64, b2: f64) -> Result<(), UNetError> {
+        let factors = [s1, s2, b1, b2];
+        if factors.iter().any(|factor| !factor.is_finite()) {
+            return Err(UNetError::FreeU(factors));
+        }
+        let block = |skip, backbone| FreeU { backbone, skip };
+        let on = factors.iter().all(|factor| *factor != 0.0);
+        self.freeu = on.then(|| [block(s1, b1), block(s2, b2)]);
+        Ok(())
+    }
+
+    /// Turns FreeU off.
+    pub fn disable_freeu(&mut self) {
+        self.freeu = None;
     }
 
     /// Everything that does not depend on the timestep or the noisy latents: do it once, then call
@@ -302,8 +331,9 @@ impl<B: Backend> I2VGenXLUNet<B> {
             x = block.forward(x, &mut pass, &mut skips);
         }
         x = self.mid_block.forward(x, &mut pass);
-        for block in &self.up_blocks {
-            x = block.forward(x, &mut pass, &mut skips);
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            let freeu = self.freeu.and_then(|blocks| blocks.get(i).copied());
+            x = block.forward(x, &mut pass, &mut skips, freeu);
         }
         let x = self.conv_out.forward(self.conv_norm_out.forward_silu(x));
         Ok(x.reshape([rows, frames, h, w, self.config.out_channels])

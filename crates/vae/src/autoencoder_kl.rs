@@ -5,10 +5,11 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
-use i2vgen_kernels::Conv2d;
+use i2vgen_kernels::{Conv2d, in_turns};
 
 use crate::{
-    AutoencoderKLConfig, DiagonalGaussianDistribution, VaeError,
+    AutoencoderKLConfig, DiagonalGaussianDistribution, Tiling, VaeError,
+    tiling::{Grid, Scale},
     vae::{Decoder, Encoder},
 };
 
@@ -22,6 +23,10 @@ pub struct AutoencoderKL<B: Backend> {
     /// What the module was built from.
     #[module(skip)]
     pub config: AutoencoderKLConfig,
+    #[module(skip)]
+    use_slicing: bool,
+    #[module(skip)]
+    tiles: Option<Grid>,
 }
 
 impl<B: Backend> AutoencoderKL<B> {
@@ -42,6 +47,8 @@ impl<B: Backend> AutoencoderKL<B> {
                 .use_post_quant_conv
                 .then(|| conv(config.latent_channels)),
             config,
+            use_slicing: false,
+            tiles: None,
         })
     }
 
@@ -99,6 +106,32 @@ impl<B: Backend> AutoencoderKL<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
+    /// Encodes and decodes the images of a batch one after the other: less memory, the same numbers.
+    pub fn enable_slicing(&mut self) {
+        self.use_slicing = true;
+    }
+
+    /// Encodes and decodes all images of a batch together, as in the beginning.
+    pub fn disable_slicing(&mut self) {
+        self.use_slicing = false;
+    }
+
+    /// Encodes and decodes images that are larger than a tile in overlapping tiles: less memory, but close, not equal
+    /// numbers. Without a choice the tiles are [`Tiling::of`] the config.
+    ///
+    /// # Errors
+    /// If the tiles are not made of whole latents or the overlap is not in 0..1; the setting before stays.
+    pub fn enable_tiling(&mut self, tiling: Option<Tiling>) -> Result<(), VaeError> {
+        let tiling = tiling.unwrap_or_else(|| Tiling::of(&self.config));
+        self.tiles = Some(tiling.grid(&self.config)?);
+        Ok(())
+    }
+
+    /// Encodes and decodes whole images, as in the beginning.
+    pub fn disable_tiling(&mut self) {
+        self.tiles = None;
+    }
+
     /// The distribution of latents of an image, not yet multiplied by the scaling factor.
     ///
     /// # Shapes
@@ -119,14 +152,18 @@ impl<B: Backend> AutoencoderKL<B> {
                 factor,
             });
         }
-        let h = self.encoder.forward(x.permute([0, 2, 3, 1]));
-        let moments = match &self.quant_conv {
-            Some(conv) => conv.forward(h),
-            None => h,
+        let scale = Scale {
+            input: factor,
+            output: 1,
         };
-        Ok(DiagonalGaussianDistribution::new(
-            moments.permute([0, 3, 1, 2]),
-        ))
+        let moments = self.map(x, scale, |x| {
+            let h = self.encoder.forward(x);
+            match &self.quant_conv {
+                Some(conv) => conv.forward(h),
+                None => h,
+            }
+        });
+        Ok(DiagonalGaussianDistribution::new(moments))
     }
 
     /// The image of latents that are already divided by the scaling factor.
@@ -142,12 +179,40 @@ impl<B: Backend> AutoencoderKL<B> {
         if channels != expected {
             return Err(VaeError::LatentShape { channels, expected });
         }
-        let z = z.permute([0, 2, 3, 1]);
-        let z = match &self.post_quant_conv {
-            Some(conv) => conv.forward(z),
-            None => z,
+        let scale = Scale {
+            input: 1,
+            output: self.config.scale_factor(),
         };
-        Ok(self.decoder.forward(z).permute([0, 3, 1, 2]))
+        Ok(self.map(z, scale, |z| {
+            let z = match &self.post_quant_conv {
+                Some(conv) => conv.forward(z),
+                None => z,
+            };
+            self.decoder.forward(z)
+        }))
+    }
+
+    /// Applies `f`, which is channels-last, to slices and tiles of `x` as they are enabled.
+    ///
+    /// # Shapes
+    /// `[n, c, h, w]` → `[n, d, h', w']`
+    fn map(
+        &self,
+        x: Tensor<B, 4>,
+        scale: Scale,
+        f: impl Fn(Tensor<B, 4>) -> Tensor<B, 4>,
+    ) -> Tensor<B, 4> {
+        let x = x.permute([0, 2, 3, 1]);
+        let [images, height, width, _] = x.dims();
+        let tiles = self
+            .tiles
+            .filter(|tiles| tiles.is_exceeded_by([height, width], scale.input));
+        let slice = if self.use_slicing { 1 } else { images };
+        let y = in_turns(x, slice, 0, |x, _| match tiles {
+            Some(tiles) => tiles.map(x, scale, &f),
+            None => f(x),
+        });
+        y.permute([0, 3, 1, 2])
     }
 }
 

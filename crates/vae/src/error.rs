@@ -34,4 +34,19 @@ pub enum VaeError {
         /// Channels that the decoder takes.
         expected: usize,
     },
+    /// Tiles that are empty or not made of whole latents.
+    #[error(
+        "tiles are {}x{} pixels; both sides must be multiples of {factor}, the pixels per latent, and not 0",
+        found[0],
+        found[1]
+    )]
+    TileSize {
+        /// Height and width in pixels.
+        found: [usize; 2],
+        /// Pixels per latent.
+        factor: usize,
+    },
+    /// Tiles that do not overlap by a part of themselves.
+    #[error("tile_overlap_factor is {0}; it must be at least 0 and less than 1 (common is 0.25)")]
+    TileOverlap(f64),
 }

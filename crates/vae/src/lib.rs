@@ -5,6 +5,7 @@ mod config;
 mod distribution;
 mod error;
 mod resnet;
+mod tiling;
 mod unet_2d_blocks;
 mod vae;
 
@@ -12,3 +13,4 @@ pub use autoencoder_kl::AutoencoderKL;
 pub use config::AutoencoderKLConfig;
 pub use distribution::DiagonalGaussianDistribution;
 pub use error::VaeError;
+pub use tiling::Tiling;

@@ -8,7 +8,7 @@ use super::{
     gemm::{Matrix, product},
     math, unwrap, values,
 };
-use crate::Mask;
+use crate::{Mask, memory_budget};
 
 /// Size of the score block of one task, in elements (1 MiB): it stays in the second-level cache.
 const SCORE_BUDGET: usize = 1 << 18;
@@ -30,7 +30,8 @@ pub(crate) fn try_attention<B: Backend>(
     let (q, k, v) = (unwrap(q), unwrap(k.clone()), unwrap(v.clone()));
     let (q, k, v) = (values(&q), values(&k), values(&v));
     let mut y = vec![0.0; b * n * c];
-    let block = (SCORE_BUDGET / m).clamp(1, n.clamp(1, 256));
+    let budget = SCORE_BUDGET.min(memory_budget() / size_of::<f32>());
+    let block = (budget / m).clamp(1, n.clamp(1, 256));
     let scale = 1.0 / (d as f32).sqrt();
     y.par_chunks_mut(n * c).enumerate().for_each(|(batch, y)| {
         y.par_chunks_mut(block * c)
