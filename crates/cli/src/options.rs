@@ -1,6 +1,6 @@
 //! Settings to the library's options, and back.
 
-use i2vgen_pipeline::{GenerateOptions, HostTensor, Lora, Prompt};
+use i2vgen_pipeline::{FreeU, GenerateOptions, HostTensor, Lora, Prompt, Tiling, VaeTiling};
 
 use crate::{failure::Failure, settings::Settings, tensors};
 
@@ -58,6 +58,17 @@ impl Settings {
             .as_deref()
             .map(tensors::read_noise)
             .transpose()?;
+        if let Some(name) = &self.scheduler {
+            let known = i2vgen_schedulers::class_name(name);
+            known.map_err(|e| Failure::Input(format!("--scheduler: {e}")))?;
+            options.scheduler = Some(name.clone());
+        }
+        options.scheduler_options.karras_sigmas = self.karras_sigmas;
+        options.scheduler_options.solver_order = self.solver_order;
+        options.freeu = self.freeu.map(|[s1, s2, b1, b2]| FreeU { s1, s2, b1, b2 });
+        options.vae_tiling = self.tiling()?;
+        set(&mut options.vae_slicing, self.vae_slicing);
+        options.preview_every = self.preview_every;
         for lora in self.lora.iter().flatten() {
             let open = Lora::open(&lora.path, lora.strength);
             let lora = open.map_err(|e| Failure::Input(format!("--lora: {e}")))?;
@@ -72,6 +83,24 @@ impl Settings {
         set(&mut options.output_type, self.output_type.map(Into::into));
         self.refuse_what_is_not_there_yet()?;
         Ok(options)
+    }
+
+    /// A size alone turns tiles on, too.
+    fn tiling(&self) -> Result<Option<VaeTiling>, Failure> {
+        let on = self.vae_tiling.unwrap_or(self.vae_tile_size.is_some());
+        Ok(match (on, self.vae_tile_size, self.vae_tile_overlap) {
+            (false, ..) => None,
+            (true, None, None) => Some(VaeTiling::Config),
+            (true, Some(size), overlap) => Some(VaeTiling::Tiles(Tiling {
+                tile_sample_min_size: [size; 2],
+                tile_overlap_factor: overlap.unwrap_or(0.25),
+            })),
+            (true, None, Some(_)) => {
+                return Err(Failure::Input(
+                    "--vae-tile-overlap: needs a size as well; give --vae-tile-size".into(),
+                ));
+            }
+        })
     }
 
     /// With every default said, for a run that has had these options and seeds.
@@ -93,6 +122,8 @@ impl Settings {
             num_videos_per_prompt: Some(options.num_videos_per_prompt),
             decode_chunk_size: Some(options.decode_chunk_size),
             clip_skip: options.clip_skip,
+            vae_tiling: Some(options.vae_tiling.is_some()),
+            vae_slicing: Some(options.vae_slicing),
             seed: Some(seeds.to_vec()),
             image_latents: Some(self.image_latents.unwrap_or_default()),
             compat: Some(self.compat.unwrap_or_default()),
@@ -102,23 +133,10 @@ impl Settings {
     }
 
     fn refuse_what_is_not_there_yet(&self) -> Result<(), Failure> {
-        if let Some(scheduler) = &self.scheduler
-            && !scheduler.eq_ignore_ascii_case("ddim")
-        {
-            return Err(Failure::Input(format!(
-                "--scheduler: '{scheduler}' is not supported; supported is ddim"
-            )));
-        }
         let given = [
-            ("karras-sigmas", self.karras_sigmas.is_some()),
-            ("solver-order", self.solver_order.is_some()),
-            ("freeu", self.freeu.is_some()),
             ("prompt-weighting", self.prompt_weighting.is_some()),
-            ("vae-tiling", self.vae_tiling.is_some()),
-            ("vae-slicing", self.vae_slicing.is_some()),
             ("gif-palette", self.gif_palette.is_some()),
             ("gif-dither", self.gif_dither.is_some()),
-            ("preview-every", self.preview_every.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(Failure::Input(format!(

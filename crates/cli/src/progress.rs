@@ -44,6 +44,15 @@ impl Progress {
         }
     }
 
+    /// A line that does not disturb the bar.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None if self.lines => eprintln!("{text}"),
+            None => {}
+        }
+    }
+
     pub(crate) fn stage(&mut self, name: &'static str) {
         self.started = Some(Instant::now());
         if let Some(bar) = &self.bar {

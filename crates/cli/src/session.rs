@@ -10,7 +10,7 @@ use std::{
 };
 
 use burn::tensor::{DType, backend::Backend};
-use i2vgen_pipeline::{Event, Generation, I2VGenXLPipeline, PipelineError};
+use i2vgen_pipeline::{Event, Generation, I2VGenXLPipeline, PipelineError, Video};
 use image::RgbImage;
 
 use crate::{
@@ -67,6 +67,9 @@ impl<'a, B: Backend> Session<'a, B> {
             self.pipeline
                 .run(&images, prompt, &job.options, |event: Event<'_, B>| {
                     progress.tell(&event);
+                    if let Event::Preview { done, video } = &event {
+                        preview(&job.output, *done, video, &progress);
+                    }
                     match self.stopped() {
                         true => ControlFlow::Break(()),
                         false => ControlFlow::Continue(()),
@@ -149,5 +152,14 @@ impl<'a, B: Backend> Session<'a, B> {
         }
         let hashes = sidecar::hashes(&self.model.folder)?;
         Ok(self.hashes.get_or_init(|| hashes))
+    }
+}
+
+/// `OUTPUT.step-NNNN.png`. That it could not be written is no reason to stop.
+fn preview(output: &Path, done: usize, video: &Video, progress: &Progress) {
+    let mut name = output.as_os_str().to_owned();
+    name.push(format!(".step-{done:04}.png"));
+    if let Err(e) = video.save(Path::new(&name)) {
+        progress.say(&format!("warning: no preview: {e}"));
     }
 }

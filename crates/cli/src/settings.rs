@@ -107,13 +107,14 @@ pub(crate) struct Settings {
     /// Make the two predictions of guidance one after the other: less memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) split_guidance: Option<bool>,
-    /// The sampler; by default the model's own
+    /// The sampler: ddim, ddpm, pndm, lms, euler, euler-ancestral, heun, kdpm2, dpmsolver++, sde-dpmsolver++, unipc, deis or
+    /// lcm; by default the model's own
     #[arg(long, value_name = "NAME")]
     pub(crate) scheduler: Option<String>,
     /// Noise levels spaced as Karras et al. do
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) karras_sigmas: Option<bool>,
-    /// Order of a multistep sampler
+    /// Order of a multistep sampler, 1 to 3
     #[arg(long, value_name = "N")]
     pub(crate) solver_order: Option<usize>,
     /// Weight of the noise that DDIM adds in each step [default: 0]
@@ -149,6 +150,12 @@ pub(crate) struct Settings {
     /// Encode and decode pictures in overlapping tiles: less memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) vae_tiling: Option<bool>,
+    /// Side of the tiles in pixels; by default the VAE's own
+    #[arg(long, value_name = "N")]
+    pub(crate) vae_tile_size: Option<usize>,
+    /// Part of a tile that it shares with the next one [default: 0.25]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) vae_tile_overlap: Option<f64>,
     /// Encode and decode pictures one by one: less memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) vae_slicing: Option<bool>,
@@ -162,7 +169,7 @@ pub(crate) struct Settings {
     /// How a GIF imitates colours that its palette lacks
     #[arg(long, value_enum)]
     pub(crate) gif_dither: Option<GifDitherArg>,
-    /// Decode a preview after every so many steps
+    /// After every so many steps, write what the model believes the video to be: OUTPUT.step-NNNN.png (animated)
     #[arg(long, value_name = "K")]
     pub(crate) preview_every: Option<usize>,
     /// Where to write: .gif, .png (animated), .safetensors, or a folder
@@ -206,7 +213,7 @@ impl Settings {
             height width num_frames target_fps num_videos_per_prompt
             num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance
             scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora allow_unknown_lora
-            decode_chunk_size vae_tiling vae_slicing
+            decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing
             output_type gif_palette gif_dither preview_every output save_prompt_embeds save_latents
         )
     }

@@ -10,6 +10,7 @@ mod inputs;
 mod lora;
 mod pull;
 mod repeat;
+mod sampling;
 mod usage;
 
 use std::{
