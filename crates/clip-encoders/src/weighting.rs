@@ -47,7 +47,7 @@ pub(crate) fn parse(prompt: &str) -> Result<Vec<Segment>, CLIPError> {
     let mut stack: Vec<Open> = Vec::new();
     let mut text = String::new();
     let mut chars = prompt.chars().enumerate().peekable();
-    let mut end_segment = |segments: &mut Vec<Segment>, text: &mut String| {
+    let end_segment = |segments: &mut Vec<Segment>, text: &mut String| {
         if !text.is_empty() {
             let text = std::mem::take(text);
             segments.push(Segment { text, weight: 1.0 });
