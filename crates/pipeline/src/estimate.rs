@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::PipelineError;
 pub use memory::available_memory;
-use meter::Meter;
+use meter::{Classes, Meter};
 
 /// Tokens of a prompt with its padding.
 const TOKENS: f64 = 77.0;
@@ -24,10 +24,9 @@ const TOKENS: f64 = 77.0;
 const RGB: f64 = 3.0;
 /// What every process takes before it has a model: code, threads' stacks, tokenizer, buffers of the matrix products.
 const BASE_BYTES: f64 = 16e6;
-/// What the allocator keeps of what it was given back, as a share of the living activations …
-const SLACK: f64 = 0.3;
-/// … and at most: large tensors go back to the system at once.
-const MAX_SLACK_BYTES: f64 = 64e6;
+/// What is resident besides living activations, as a share of them: holes in the allocator's heap, and copies between
+/// operations that the walks leave out.
+const SLACK: Classes = [0.5, 0.1];
 /// While a weight is read, it is there as often besides itself: in the file's format and being converted.
 const LOAD_COPIES: f64 = 1.5;
 /// No real config has more layers in a row; a walk over absurdly many would not end.
@@ -69,7 +68,7 @@ pub struct StageEstimate {
     pub parameters: u64,
     /// Bytes of the loaded weights.
     pub weight_bytes: u64,
-    /// Most bytes of activations that are alive at once.
+    /// Most bytes of activations that are alive at once, small and large tensors counted apart.
     pub activation_bytes: u64,
     /// Most memory of the process in this stage.
     pub peak_bytes: u64,
@@ -80,22 +79,21 @@ pub struct StageEstimate {
 }
 
 impl StageEstimate {
-    fn new(name: &'static str, count: Count, runs: usize, bytes_per_value: f64) -> Self {
-        let [weights, activations, load] = [
-            count.parameters,
-            count.activations,
-            LOAD_COPIES * count.largest,
-        ]
-        .map(|values| values * bytes_per_value);
-        let slack = (SLACK * activations).min(MAX_SLACK_BYTES);
-        let peak = BASE_BYTES + weights + load.max(activations + slack);
+    fn new(
+        name: &'static str,
+        count: &Count,
+        runs: usize,
+        peak: f64,
+        bytes_per_value: f64,
+    ) -> Self {
+        let bytes = |values: Classes| (values.iter().sum::<f64>() * bytes_per_value) as u64;
         // Casts from float saturate.
         Self {
             name,
-            parameters: count.parameters as u64,
-            weight_bytes: weights as u64,
-            activation_bytes: activations as u64,
-            peak_bytes: peak as u64,
+            parameters: count.parameters.iter().sum::<f64>() as u64,
+            weight_bytes: bytes(count.parameters),
+            activation_bytes: bytes(count.activations),
+            peak_bytes: (peak * bytes_per_value + BASE_BYTES) as u64,
             flops_per_run: count.flops_per_run as u64,
             runs: runs as u64,
         }
@@ -109,10 +107,10 @@ impl StageEstimate {
 
 /// What a walk has counted for one stage, in values and operations.
 struct Count {
-    parameters: f64,
+    parameters: Classes,
     /// The largest weight.
     largest: f64,
-    activations: f64,
+    activations: Classes,
     flops_per_run: f64,
 }
 
@@ -134,8 +132,9 @@ pub struct Estimate {
 /// Predicts memory and work of a run with the model in `folder`, reading nothing but its configs.
 ///
 /// Work is exact: convolutions, linear layers and attention, two operations for a multiply and add; what goes element by
-/// element is not counted. Memory is that of the CPU backend: weights, plus what is alive at the largest moment of a walk
-/// through the modules, with a measured allowance for the allocator, plus a constant.
+/// element is not counted. Memory is that of the CPU backend on Linux: a constant, the weights, and the activations that a
+/// walk through the modules finds alive. Small tensors lie on the allocator's heap, which does not shrink from stage to
+/// stage; large ones come and go. It was calibrated on runs of three models (`tests/goldens/estimate/memory.json`).
 ///
 /// # Errors
 /// If a config is missing or cannot be built, or a size is out of range.
@@ -180,31 +179,30 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     let chunk = (input.decode_chunk_size as f64).min(total);
     let decode = tiled(latents, tile, |size| vae::decode(&vae, chunk, size));
 
-    let bytes = input.bytes_per_value as f64;
-    let stage = |name, count, runs| StageEstimate::new(name, count, runs, bytes);
+    let add = |a: Classes, b: Classes| [a[0] + b[0], a[1] + b[1]];
     let whole = |meter: &Meter| Count {
         parameters: meter.parameters,
         largest: meter.largest,
-        activations: meter.peak,
+        activations: meter.peaks,
         flops_per_run: meter.flops,
     };
     // Of two halves of a component, each of which runs in a stage of its own, with what else is alive then.
-    let half = |meter: &Meter, other: &Meter, alive: f64| Count {
-        parameters: meter.parameters + other.parameters,
+    let half = |meter: &Meter, other: &Meter, alive: Classes| Count {
+        parameters: add(meter.parameters, other.parameters),
         largest: meter.largest.max(other.largest),
-        activations: meter.peak + alive,
+        activations: add(meter.peaks, alive),
         flops_per_run: meter.flops,
     };
     let mut stages = vec![
-        stage("text_encoder", whole(&text), guidance as usize),
-        stage("image_encoder", whole(&vision), 1),
-        stage("vae_encode", half(&encode, &decode, 0.0), 1),
-        stage(
+        ("text_encoder", whole(&text), guidance as usize),
+        ("image_encoder", whole(&vision), 1),
+        ("vae_encode", half(&encode, &decode, [0.0; 2]), 1),
+        (
             "unet_prepare",
             half(&unet.prepare, &unet.step, unet.held),
             1,
         ),
-        stage(
+        (
             "denoise",
             half(&unet.step, &unet.prepare, unet.held),
             input.model_evaluations,
@@ -213,10 +211,10 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     if chunk > 0.0 {
         // The finished frames of all chunks stay, on the host.
         let frames = total * RGB * input.height as f64 * input.width as f64;
-        let mut count = half(&decode, &encode, frames);
+        let mut count = half(&decode, &encode, [0.0, frames]);
         count.flops_per_run /= chunk;
         let runs = input.videos.saturating_mul(input.num_frames);
-        stages.push(stage("vae_decode", count, runs));
+        stages.push(("vae_decode", count, runs));
     }
     Ok(Estimate::new(stages, input))
 }
@@ -280,7 +278,7 @@ fn tiled(latents: [usize; 2], tile: Option<usize>, walk: impl Fn([usize; 2]) -> 
         for (width, columns) in sizes(latents[1]) {
             let one = walk([height, width]);
             sum.flops += one.flops * rows * columns;
-            sum.peak = sum.peak.max(one.peak);
+            sum.peaks = [0, 1].map(|class| sum.peaks[class].max(one.peaks[class]));
             sum.parameters = one.parameters;
             sum.largest = one.largest;
         }
@@ -289,21 +287,29 @@ fn tiled(latents: [usize; 2], tile: Option<usize>, walk: impl Fn([usize; 2]) -> 
 }
 
 impl Estimate {
-    fn new(mut stages: Vec<StageEstimate>, input: &EstimateInput) -> Self {
+    fn new(counts: Vec<(&'static str, Count, usize)>, input: &EstimateInput) -> Self {
         // Both stages of the UNet and of the VAE have the same weights.
-        let weights = |name: &str| {
-            let stage = stages.iter().find(|s| s.name == name);
-            stage.map_or(0, |s| s.weight_bytes)
-        };
-        let all = ["text_encoder", "image_encoder", "vae_encode", "denoise"]
-            .map(weights)
-            .into_iter()
-            .fold(0, u64::saturating_add);
-        if input.resident {
-            for stage in &mut stages {
-                let others = all - stage.weight_bytes;
-                stage.peak_bytes = stage.peak_bytes.saturating_add(others);
+        let mut all = [0.0; 2];
+        for (name, count, _) in &counts {
+            if !matches!(*name, "unet_prepare" | "vae_decode") {
+                all = [0, 1].map(|class| all[class] + count.parameters[class]);
             }
+        }
+        // The heap of small tensors grows and does not shrink again.
+        let mut heap = 0.0_f64;
+        let mut stages = Vec::new();
+        for (name, count, runs) in &counts {
+            let weights = if input.resident {
+                all
+            } else {
+                count.parameters
+            };
+            let load = LOAD_COPIES * count.largest;
+            let active = [0, 1].map(|class| count.activations[class] * (1.0 + SLACK[class]));
+            heap = heap.max(weights[0] + active[0]);
+            let peak = heap + weights[1] + load.max(active[1]);
+            let bytes = input.bytes_per_value as f64;
+            stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
         }
         let largest = stages.iter().max_by_key(|stage| stage.peak_bytes);
         let (peak_bytes, peak_stage) = largest.map_or((0, ""), |s| (s.peak_bytes, s.name));

@@ -18,48 +18,73 @@ impl Map {
     pub(super) fn values(self) -> f64 {
         self.rows() * self.c
     }
+
+    /// Its place in [`Classes`].
+    pub(super) fn class(self) -> usize {
+        class(self.values())
+    }
 }
+
+/// Amounts of small and of large tensors. The allocator keeps the memory of small ones for others, while that of large
+/// ones goes back to the system.
+pub(super) type Classes = [f64; 2];
 
 /// What a walk has met so far. A walk mirrors its module's `forward`: an operation makes a [`Map`], which lives until it is
 /// given to [`Meter::free`].
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    pub(super) parameters: f64,
+    /// Values of all weights.
+    pub(super) parameters: Classes,
     /// Values of the largest weight, which exists more than once while it is loaded.
     pub(super) largest: f64,
     /// Two per multiply-add of convolutions, linear layers and attention; what goes element by element is not counted.
     pub(super) flops: f64,
-    live: f64,
-    /// Most values that were alive at once.
-    pub(super) peak: f64,
+    /// Values that are alive …
+    live: Classes,
+    /// … and the most that were at once, of each class at its own moment.
+    pub(super) peaks: Classes,
 }
+
+/// Larger tensors get pages of their own from the system (glibc's largest threshold for that, 32 MiB, in f32).
+const LARGE: f64 = (8 << 20) as f64;
 
 /// Patches that a convolution of `kernels` builds at once, in values.
 const PATCH_BUDGET: f64 = (2 << 20) as f64;
 /// Hidden values of a feed-forward layer of `unet3d` that exist at once.
 const HIDDEN_BUDGET: f64 = (16 << 20) as f64;
 
+fn class(values: f64) -> usize {
+    usize::from(values > LARGE)
+}
+
 impl Meter {
     pub(super) fn make(&mut self, n: f64, s: f64, c: f64) -> Map {
         let map = Map { n, s, c };
-        self.live += map.values();
-        self.peak = self.peak.max(self.live);
+        self.change(map.values(), 1.0);
         map
     }
 
     pub(super) fn free(&mut self, map: Map) {
-        self.live -= map.values();
+        self.change(map.values(), -1.0);
+    }
+
+    /// So many tensors of this size more, or fewer.
+    fn change(&mut self, values: f64, count: f64) {
+        let class = class(values);
+        self.live[class] += count * values;
+        self.peaks[class] = self.peaks[class].max(self.live[class]);
     }
 
     /// A weight.
     pub(super) fn own(&mut self, values: f64) {
-        self.parameters += values;
+        self.parameters[class(values)] += values;
         self.largest = self.largest.max(values);
     }
 
     /// Values that exist only during an operation.
     fn scratch(&mut self, values: f64) {
-        self.peak = self.peak.max(self.live + values);
+        self.change(values, 1.0);
+        self.change(values, -1.0);
     }
 
     pub(super) fn norm(&mut self, x: Map) -> Map {
@@ -118,19 +143,27 @@ impl Meter {
         self.flops += 2.0 * x.values() * (width + inner);
         let turn = (HIDDEN_BUDGET / width).floor().max(1.0);
         // A turn's hidden values and, gated, their product with the gate.
-        let hidden = if gated { width + inner } else { width };
+        let gate = if gated { inner } else { 0.0 };
         if x.rows() <= turn {
-            self.scratch(x.rows() * hidden);
+            let hidden = self.make(1.0, x.rows(), width);
+            self.scratch(x.rows() * gate);
+            self.free(hidden);
             let y = self.make(x.n, x.s, x.c);
             self.free(x);
             return y;
         }
         // The turns' results, a copy of a turn's input; then the results are joined.
-        let parts = self.make(x.n, x.s, x.c);
-        self.scratch(turn * (hidden + x.c));
+        let parts = (x.rows() / turn).ceil();
+        let part = x.values() / parts;
+        self.change(part, parts);
+        let copy = self.make(1.0, turn, x.c);
+        let hidden = self.make(1.0, turn, width);
+        self.scratch(turn * gate);
+        self.free(hidden);
+        self.free(copy);
         self.free(x);
         let y = self.make(x.n, x.s, x.c);
-        self.free(parts);
+        self.change(part, -parts);
         y
     }
 

@@ -2,7 +2,7 @@
 
 use i2vgen_unet3d::I2VGenXLUNetConfig;
 
-use super::meter::{Map, Meter};
+use super::meter::{Classes, Map, Meter};
 
 /// Side to which image features are pooled before they become tokens.
 const POOLED: f64 = 32.0;
@@ -35,7 +35,7 @@ pub(super) struct Walk {
     /// What is done once.
     pub(super) prepare: Meter,
     /// Values that were prepared and stay alive over all steps.
-    pub(super) held: f64,
+    pub(super) held: Classes,
 }
 
 impl Walk {
@@ -48,7 +48,7 @@ impl Walk {
             context: [config.cross_attention_dim as f64, tokens],
             step: Meter::default(),
             prepare: Meter::default(),
-            held: 0.0,
+            held: [0.0; 2],
         };
         walk.prepare(config);
         walk.forward(config);
@@ -90,7 +90,8 @@ impl Walk {
         });
         m.free(x);
         let features = m.feed_forward(y, 4.0 * channels, false);
-        self.held += features.values();
+        m.free(features);
+        self.held[features.class()] += features.values();
     }
 
     fn forward(&mut self, config: &I2VGenXLUNetConfig) {
@@ -216,7 +217,9 @@ impl Walk {
             c: width,
         };
         for _ in 0..2 {
-            self.held += self.prepare.linear(context, inner, false).values();
+            let kept = self.prepare.linear(context, inner, false);
+            self.prepare.free(kept);
+            self.held[kept.class()] += kept.values();
         }
         let m = &mut self.step;
         let normed = m.norm(x);
