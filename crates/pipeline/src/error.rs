@@ -57,6 +57,24 @@ pub enum PipelineError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A video that cannot be read.
+    #[error("video '{path}' {problem}")]
+    Video {
+        /// Where it was read from.
+        path: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A frame that is no picture.
+    #[error(
+        "frame {frame} of video {video} holds NaN or infinity; compute in f32 and check the model's weights"
+    )]
+    NotFinite {
+        /// Which video, from 0.
+        video: usize,
+        /// Which frame, from 0.
+        frame: usize,
+    },
     /// The callback has stopped the run.
     #[error("cancelled; nothing was written")]
     Cancelled,

@@ -15,4 +15,7 @@ pub use generate::{Event, Generation};
 pub use image_input::{decode_image, open_image};
 pub use options::{Compat, GenerateOptions, ImageLatents, Latents, OutputType};
 pub use pipeline::I2VGenXLPipeline;
-pub use video::{Container, Video};
+pub use video::{
+    Container, FrameProblem, GifDither, GifPalette, SaveOptions, Video, check_frames,
+    first_frame_similarity, motion_energy, read_metadata,
+};
