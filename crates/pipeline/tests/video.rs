@@ -154,7 +154,9 @@ fn a_gif_of_few_colours_is_exact() -> Result {
             let mut decoder = gif::Decoder::new(fs::File::open(&path)?)?;
             assert_eq!(decoder.repeat(), gif::Repeat::Infinite);
             let global = gif_palette == GifPalette::Global;
-            assert_eq!(decoder.global_palette().is_some(), global);
+            // Without one, the writer leaves two unused colours.
+            let colours = decoder.global_palette().map_or(0, |p| p.len() / 3);
+            assert_eq!(colours, if global { 8 } else { 2 });
             let frame = decoder.next_frame_info()?.ok_or("no frame")?;
             assert_eq!(frame.palette.is_some(), !global);
         }
@@ -162,14 +164,14 @@ fn a_gif_of_few_colours_is_exact() -> Result {
     Ok(())
 }
 
-/// A slow gradient of more than 256 colours: dithering must keep local means, which the nearest colour does not.
+/// Dithering must keep local means, which the nearest colour does not.
 #[test]
 fn dithering_keeps_means() -> Result {
     let folder = tempfile::tempdir()?;
-    let sent = video([1, 2, 64, 64], 8.0, |[_, f, y, x, c]| match c {
-        0 => 64 + x * 2,
-        1 => 64 + y * 2,
-        _ => 100 + f * 20 + (x + y) / 2,
+    // The first frame brings the extreme colours between which the second one's lie.
+    let sent = video([1, 2, 64, 64], 8.0, |[_, f, y, x, c]| {
+        let value = [2 * x, 2 * y, x + y][c];
+        if f == 0 { 2 * value } else { 64 + value }
     });
     let error = |gif_dither| -> std::result::Result<f64, Box<dyn Error>> {
         let path = folder.path().join("a.gif");
@@ -196,10 +198,7 @@ fn dithering_keeps_means() -> Result {
         Ok(a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64)
     };
     let (with, without) = (error(GifDither::FloydSteinberg)?, error(GifDither::None)?);
-    assert!(
-        with < 0.5 * without && with < 1.5,
-        "with {with}, without {without}"
-    );
+    assert!(with < 0.6 * without, "with {with}, without {without}");
     Ok(())
 }
 
@@ -256,10 +255,8 @@ fn options_out_of_range_are_refused() -> Result {
         "metadata",
     );
     for fps in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let video = Video {
-            fps,
-            ..sent.clone()
-        };
+        let mut video = sent.clone();
+        video.fps = fps;
         refuse(&video, SaveOptions::default(), "fps");
     }
     assert!(entries(folder.path()).is_empty());
@@ -301,13 +298,11 @@ fn damaged_files_do_not_panic() -> Result {
         sent.save(&path)?;
         let bytes = fs::read(&path)?;
         for at in 0..bytes.len() {
-            for change in [0x01, 0x80, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= change;
-                fs::write(&path, &damaged)?;
-                let _ = Video::open(&path);
-                let _ = read_metadata(&path);
-            }
+            let mut damaged = bytes.clone();
+            damaged[at] ^= [0x01, 0x80, 0xff][at % 3];
+            fs::write(&path, &damaged)?;
+            let _ = Video::open(&path);
+            let _ = read_metadata(&path);
         }
     }
     Ok(())

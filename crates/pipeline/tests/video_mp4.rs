@@ -48,7 +48,7 @@ fn pictures_come_back_nearly() -> Result {
         assert_eq!(back.shape(), shape);
         assert_eq!(back.fps, fps);
         let found = psnr(&sent, &back);
-        assert!(found > 38.0, "{shape:?}: {found} dB");
+        assert!(found > 36.0, "{shape:?}: {found} dB");
         // No colour is lighter or darker on the whole.
         for c in 0..3 {
             let mean = |v: &Video| {
@@ -113,7 +113,7 @@ fn metadata_and_several_videos() -> Result {
 }
 
 #[test]
-fn odd_sizes_are_refused_with_a_way_out() -> Result {
+fn odd_and_tiny_sizes_are_refused_with_a_way_out() -> Result {
     let folder = tempfile::tempdir()?;
     for shape in [[1, 2, 33, 32], [1, 2, 32, 33]] {
         let error = moving(shape, 8.0).save(folder.path().join("a.mp4"));
@@ -121,6 +121,8 @@ fn odd_sizes_are_refused_with_a_way_out() -> Result {
         assert!(error.contains("even width and height"), "{error}");
         assert!(error.contains("write .webp"), "{error}");
     }
+    let small = moving([1, 2, 16, 8], 8.0).save(folder.path().join("a.mp4"));
+    assert!(small.unwrap_err().to_string().contains("at least 16x16"));
     assert_eq!(fs::read_dir(folder.path())?.count(), 0);
     Ok(())
 }

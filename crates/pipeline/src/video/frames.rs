@@ -2,8 +2,8 @@ use image::RgbImage;
 
 use super::{Advice, AnyError, DEFAULT_FPS, Video};
 
-/// Most pixels that are read from one file, all frames together: their values take 1.6 GB.
-pub(super) const MAX_PIXELS: u64 = 1 << 27;
+/// Most pixels that are read from one file, all frames together: their values take 0.8 GB.
+pub(super) const MAX_PIXELS: u64 = 1 << 26;
 
 /// The frames of one video while they come out of a file.
 #[derive(Default)]

@@ -162,3 +162,28 @@ impl Palette {
         indices
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+
+    #[test]
+    fn grey_becomes_a_mixture_of_black_and_white() {
+        let mut palette = Palette {
+            colors: vec![[0; 3], [255; 3]],
+            nearest: HashMap::new(),
+        };
+        let grey = RgbImage::from_pixel(40, 40, Rgb([51; 3]));
+        let mut white = |dither| -> usize {
+            let indices = palette.indices(&grey, dither);
+            assert_eq!(indices.len(), 1600);
+            indices.iter().map(|i| usize::from(*i)).sum()
+        };
+        assert_eq!(white(GifDither::None), 0);
+        // A fifth of 1600, but for what runs over the edges.
+        let found = white(GifDither::FloydSteinberg);
+        assert!((300..=330).contains(&found), "{found}");
+    }
+}

@@ -11,8 +11,8 @@ use crate::PipelineError;
 /// How like the picture it was made from a video begins: mean SSIM of the first frame's luma, at most 1 (the same).
 ///
 /// The picture is cropped and resized to the frame as the pipeline does it. SSIM as published (Wang et al., 2004): Gaussian
-/// window of 11×11, σ 1.5, K₁ 0.01, K₂ 0.03, range 1, over all places where the whole window fits; luma is 0.299 R + 0.587 G +
-/// 0.114 B. Frames under 11 pixels get a window of the largest odd size that fits. The same number as scikit-image's
+/// window of 11×11, σ 1.5, K₁ 0.01, K₂ 0.03, range 1, over all places where the whole window fits; luma is 0.299 R +
+/// 0.587 G + 0.114 B. Frames under 11 pixels get a window of the largest odd size that fits. The same number as scikit-image's
 /// `structural_similarity(…, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)`.
 ///
 /// # Panics

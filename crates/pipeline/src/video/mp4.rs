@@ -34,6 +34,12 @@ pub(super) fn write(
         )
         .into());
     }
+    if width < 16 || height < 16 {
+        return Err(format!(
+            "the H.264 encoder needs at least 16x16 pixels, not {width}x{height}; write .webp, .png or .gif"
+        )
+        .into());
+    }
     let stream = encode(video, index, options.quality)?;
     let ftyp = Ftyp {
         major_brand: b"isom".into(),

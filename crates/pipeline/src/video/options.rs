@@ -9,8 +9,8 @@ pub struct SaveOptions {
     pub gif_dither: GifDither,
     /// Of MP4, 0 (small) to 100 (best). All other formats lose nothing but 8-bit rounding and a GIF's colours.
     pub quality: u8,
-    /// How the video was made: a text, usually JSON, that is put inside the file where its format has a place (all but `.npy`).
-    /// Without control characters except tab and line feed; JSON escapes them.
+    /// How the video was made: a text, usually JSON, that is put inside the file where its format has a place (all but
+    /// `.npy`). Without control characters except tab and line feed; JSON escapes them.
     pub metadata: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! Writing so that a file is complete or not there: everything goes to temporary names beside the targets, then all are renamed.
+//! Writing so that a file is complete or not there: everything goes to temporary names beside the targets, then all are
+//! renamed.
 
 use std::{
     fs::File,
