@@ -31,4 +31,7 @@ pub use inputs::{Images, Prompt};
 pub use lora::{Lora, Loras};
 pub use options::{Compat, FreeU, GenerateOptions, ImageLatents, OutputType, VaeTiling};
 pub use pipeline::I2VGenXLPipeline;
-pub use video::{Container, Video};
+pub use video::{
+    Container, FrameProblem, GifDither, GifPalette, SaveOptions, Video, check_frames,
+    first_frame_similarity, motion_energy, read_metadata,
+};
