@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use burn::{backend::Flex, tensor::DType};
 use i2vgen_pipeline::{
-    Compat, Embeds, GenerateOptions, Generation, I2VGenXLPipeline, ImageLatents, OutputType,
-    Prompt, decode_image,
+    Compat, Embeds, Event, FreeU, GenerateOptions, Generation, I2VGenXLPipeline, ImageLatents,
+    OutputType, Prompt, SchedulerOptions, VaeTiling, decode_image,
 };
 use image::{RgbImage, imageops::flip_horizontal};
 use safetensors::SafeTensors;
@@ -102,6 +102,22 @@ fn every_case() {
                 true => ImageLatents::Sample,
                 false => ImageLatents::Mode,
             },
+            num_inference_steps: case["num_inference_steps"].as_u64().expect("steps") as usize,
+            scheduler: case["scheduler"].as_str().map(str::to_owned),
+            scheduler_options: SchedulerOptions {
+                karras_sigmas: case["karras_sigmas"].as_bool(),
+                solver_order: case["solver_order"].as_u64().map(|n| n as usize),
+                ..Default::default()
+            },
+            freeu: case["freeu"].as_array().map(|f| {
+                let factor = |i: usize| f[i].as_f64().expect("a factor");
+                FreeU {
+                    s1: factor(0),
+                    s2: factor(1),
+                    b1: factor(2),
+                    b2: factor(3),
+                }
+            }),
             compat: Compat::Diffusers,
             ..small()
         };
@@ -123,7 +139,7 @@ fn every_case() {
             failures.push(format!("{name} with split guidance: {max:e}"));
         }
     }
-    assert!(cases.len() >= 13 && failures.is_empty(), "{failures:#?}");
+    assert!(cases.len() >= 22 && failures.is_empty(), "{failures:#?}");
 }
 
 #[test]
@@ -211,6 +227,86 @@ fn components_are_shared_and_resident_ones_give_the_same() {
         let result = pipeline.run(images, prompt, &options, |_| ControlFlow::Continue(()));
         assert_eq!(result.expect("runs").latents, first.latents);
     }
+}
+
+#[test]
+fn previews_come_closer() {
+    let options = GenerateOptions {
+        num_inference_steps: 6,
+        output_type: OutputType::Video,
+        preview_every: Some(2),
+        ..small()
+    };
+    for scheduler in ["ddim", "euler", "unipc"] {
+        let options = GenerateOptions {
+            scheduler: Some(scheduler.into()),
+            ..options.clone()
+        };
+        let mut previews = Vec::new();
+        let result = pipeline().run(
+            &images()[..1],
+            "a red circle moves left",
+            &options,
+            |event| {
+                if let Event::Preview { done, video } = event {
+                    previews.push((done, video.clone()));
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        let video = result.expect("runs").video.expect("a video");
+        let error = |preview: &i2vgen_pipeline::Video| {
+            let pairs = preview.values().iter().zip(video.values());
+            let sum: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            (sum / video.values().len() as f64).sqrt()
+        };
+        let errors: Vec<f64> = previews.iter().map(|(_, v)| error(v)).collect();
+        println!("{scheduler}: {errors:.3?}");
+        let steps: Vec<usize> = previews.iter().map(|(done, _)| *done).collect();
+        assert_eq!(steps, [2, 4, 6], "{scheduler}");
+        // The last step goes to the clean sample itself.
+        assert!(
+            errors[0] > errors[2] && errors[2] < 0.03,
+            "{scheduler}: {errors:?}"
+        );
+        // A preview changes nothing.
+        let without = GenerateOptions {
+            preview_every: None,
+            ..options
+        };
+        let plain = run(&images()[..1], "a red circle moves left", &without);
+        assert_eq!(plain.video.expect("a video"), video, "{scheduler}");
+    }
+}
+
+#[test]
+fn tiles_and_slices() {
+    let options = GenerateOptions {
+        output_type: OutputType::Video,
+        decode_chunk_size: 3,
+        ..small()
+    };
+    let whole = run(&images()[..1], "a red circle moves left", &options);
+    let sliced = GenerateOptions {
+        vae_slicing: true,
+        ..options.clone()
+    };
+    let sliced = run(&images()[..1], "a red circle moves left", &sliced);
+    let max = |a: &Generation, b: &Generation| {
+        let [a, b] = [a, b].map(|g| g.video.as_ref().expect("a video").values());
+        distance(a, b)
+    };
+    assert!(max(&whole, &sliced) <= 1e-5);
+    let tiled = GenerateOptions {
+        vae_tiling: Some(VaeTiling::Tiles(i2vgen_pipeline::Tiling {
+            tile_sample_min_size: [24, 24],
+            tile_overlap_factor: 0.5,
+        })),
+        ..options
+    };
+    let tiled = run(&images()[..1], "a red circle moves left", &tiled);
+    let off = max(&whole, &tiled);
+    assert!(off > 1e-4 && off < 0.7, "{off}");
 }
 
 #[test]

@@ -60,4 +60,20 @@ pub enum CLIPError {
         /// What was given.
         found: Vec<usize>,
     },
+    /// A prompt whose brackets or weights cannot be read.
+    #[error("prompt weights, character {position}: {problem}")]
+    Weighting {
+        /// Which character of the prompt, from 1.
+        position: usize,
+        /// What is wrong and what to write.
+        problem: String,
+    },
+    /// Weights for another number of tokens.
+    #[error("{weights} weights for {tokens} tokens; give one per token, as encode_weighted does")]
+    WeightCount {
+        /// Weights given.
+        weights: usize,
+        /// Tokens of the hidden states.
+        tokens: usize,
+    },
 }

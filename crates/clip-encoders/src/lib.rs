@@ -8,6 +8,7 @@ mod resample;
 mod text;
 mod tokenizer;
 mod vision;
+mod weighting;
 
 pub use config::{CLIPTextConfig, CLIPVisionConfig};
 pub use error::CLIPError;
@@ -15,3 +16,4 @@ pub use image_processor::{CLIPImageProcessor, CropMode, crop_wide, vae_pixels};
 pub use text::CLIPTextModel;
 pub use tokenizer::{CLIPTokenizer, Encoding};
 pub use vision::CLIPVisionModelWithProjection;
+pub use weighting::{WeightedEncoding, apply_weights};

@@ -7,7 +7,7 @@ use i2vgen_checkpoint::{Folder, write_atomically};
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::CLIPError;
+use crate::{CLIPError, WeightedEncoding, weighting};
 
 const BOS: &str = "<|startoftext|>";
 const EOS: &str = "<|endoftext|>";
@@ -134,24 +134,50 @@ impl CLIPTokenizer {
     /// # Errors
     /// If the vocabulary cannot spell the text.
     pub fn encode(&self, text: &str) -> Result<Encoding, CLIPError> {
-        let text = self
-            .tokenizer
+        Ok(self.complete(self.tokens(text)?.get_ids()))
+    }
+
+    /// As [`Self::encode`], for a text with weights such as `a (red:1.3) circle`: brackets are taken out before the text is
+    /// tokenized, so the ids are those of the plain text. A token has the weight of its first character. The notation is
+    /// AUTOMATIC1111's: `(x)` is 1.1, `(x:1.3)` 1.3, `[x]` 1/1.1, nested ones multiply, and `\(` is a bracket.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and if brackets do not pair or a weight is not from 0 to 10.
+    pub fn encode_weighted(&self, text: &str) -> Result<WeightedEncoding, CLIPError> {
+        let segments = weighting::parse(text)?;
+        let plain: String = segments.iter().map(|s| s.text.as_str()).collect();
+        let tokens = self.tokens(&plain)?;
+        let encoding = self.complete(tokens.get_ids());
+        let starts = tokens.get_offsets().iter().map(|(start, _)| *start);
+        let mut weights = weighting::token_weights(&segments, starts);
+        weights.truncate(weights.len() - encoding.cut);
+        weights.insert(0, 1.0);
+        weights.resize(encoding.ids.len(), 1.0);
+        Ok(WeightedEncoding { encoding, weights })
+    }
+
+    /// The tokens of a text alone, with their places in it in bytes.
+    fn tokens(&self, text: &str) -> Result<tokenizers::Encoding, CLIPError> {
+        self.tokenizer
             .encode(text, false)
             .map_err(|e| CLIPError::Tokenizer {
                 path: String::new(),
                 problem: e.to_string(),
-            })?;
-        let text = text.get_ids();
+            })
+    }
+
+    /// Start, as much of the text as fits, end and padding.
+    fn complete(&self, text: &[u32]) -> Encoding {
         let kept = text.len().min(self.model_max_length - 2);
         let mut ids = Vec::with_capacity(self.model_max_length);
         ids.push(self.bos);
         ids.extend_from_slice(&text[..kept]);
         ids.push(self.eos);
         ids.resize(self.model_max_length, self.pad_token_id);
-        Ok(Encoding {
+        Encoding {
             ids,
             cut: text.len() - kept,
-        })
+        }
     }
 
     /// Writes the files it was read from to an existing folder.

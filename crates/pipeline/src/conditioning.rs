@@ -1,7 +1,7 @@
 //! What the denoiser is given besides noise (reference `overview.md` §4–5).
 
 use burn::tensor::{DType, Tensor, backend::Backend};
-use i2vgen_clip_encoders::CropMode;
+use i2vgen_clip_encoders::{CropMode, apply_weights};
 
 use crate::{
     Compat, GenerateOptions, ImageLatents, Images, PipelineError, Prompt, components::Source,
@@ -101,11 +101,21 @@ pub(crate) fn encode_prompt<B: Backend>(
         };
         let mut rows = Vec::new();
         for text in texts {
-            let encoding = tokenizer.encode(text)?;
+            let (encoding, weights) = match options.prompt_weighting {
+                false => (tokenizer.encode(text)?, None),
+                true => {
+                    let weighted = tokenizer.encode_weighted(text)?;
+                    (weighted.encoding, Some(weighted.weights))
+                }
+            };
             if counts {
                 cut_tokens = cut_tokens.max(encoding.cut);
             }
-            rows.push(model.forward(encoding.to_tensor(device), options.clip_skip)?);
+            let row = model.forward(encoding.to_tensor(device), options.clip_skip)?;
+            rows.push(match weights {
+                Some(weights) => apply_weights(row, &weights)?,
+                None => row,
+            });
         }
         Ok(Tensor::cat(rows, 0))
     };

@@ -65,6 +65,14 @@ pub enum PipelineError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A video that cannot be read.
+    #[error("video '{path}' {problem}")]
+    Video {
+        /// Where it was read from.
+        path: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A stage that has computed infinities or NaN.
     #[error(
         "the {stage} gave values that are not finite (video {video}, frame {frame}); nothing was written; compute in f32, or look for damaged weights with: i2vgen inspect --deep"

@@ -9,9 +9,9 @@ use burn::tensor::{Tensor, backend::Backend};
 use i2vgen_schedulers::StepArgs;
 
 use crate::{
-    Embeds, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt, Video,
-    components::Source, conditioning, decode, generators::Generators, guidance, inputs,
-    preview::Preview,
+    Embeds, FrameProblem, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt,
+    Video, check_frames, components::Source, conditioning, decode, generators::Generators,
+    guidance, inputs, preview::Preview,
 };
 
 /// What a run reports while it works.
@@ -52,6 +52,8 @@ pub enum Event<'a, B: Backend> {
 pub struct Generation {
     /// The decoded frames, unless only latents were asked for.
     pub video: Option<Video>,
+    /// Frames that may be wrong: of one colour, or the same twice.
+    pub frame_problems: Vec<FrameProblem>,
     /// Latents as the scheduler left them.
     pub latents: Latents,
     /// The noise it began with, before the scheduler scaled it: [`GenerateOptions::latents`] of a run that gives the same.
@@ -222,8 +224,13 @@ pub(crate) fn run<B: Backend>(
             Some(video)
         }
     };
+    let frame_problems = match &video {
+        Some(video) => check_frames(video)?,
+        None => Vec::new(),
+    };
     Ok(Generation {
         video,
+        frame_problems,
         latents,
         initial_latents,
         prompt_embeds: Embeds::from_tensor(encoded.prompt_embeds),

@@ -4,6 +4,7 @@ mod components;
 mod conditioning;
 mod decode;
 mod error;
+mod estimate;
 mod generate;
 mod generators;
 mod guidance;
@@ -19,6 +20,7 @@ mod video;
 pub use components::Components;
 pub use conditioning::EncodedPrompt;
 pub use error::PipelineError;
+pub use estimate::{Estimate, EstimateInput, StageEstimate, available_memory, estimate};
 pub use generate::{Event, Generation};
 pub use host_tensor::{Embeds, HostTensor, Latents};
 pub use i2vgen_kernels::{memory_budget, set_memory_budget};
@@ -29,4 +31,7 @@ pub use inputs::{Images, Prompt};
 pub use lora::{Lora, Loras};
 pub use options::{Compat, FreeU, GenerateOptions, ImageLatents, OutputType, VaeTiling};
 pub use pipeline::I2VGenXLPipeline;
-pub use video::{Container, Video};
+pub use video::{
+    Container, FrameProblem, GifDither, GifPalette, SaveOptions, Video, check_frames,
+    first_frame_similarity, motion_energy, read_metadata,
+};

@@ -9,6 +9,10 @@ pub struct GenerateOptions {
     /// What the videos should not show, one text for each prompt or one for all, or its embeddings; only read when guidance
     /// is on.
     pub negative_prompt: Prompt,
+    /// Reads weights in prompts, as in `a (red:1.3) [circle]` ([`CLIPTokenizer::encode_weighted`] has the rule).
+    ///
+    /// [`CLIPTokenizer::encode_weighted`]: i2vgen_clip_encoders::CLIPTokenizer::encode_weighted
+    pub prompt_weighting: bool,
     /// Pixels; a multiple of the VAE's factor.
     pub height: usize,
     /// Pixels; a multiple of the VAE's factor.
@@ -70,6 +74,7 @@ impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             negative_prompt: Prompt::default(),
+            prompt_weighting: false,
             height: 704,
             width: 1280,
             target_fps: 16.0,

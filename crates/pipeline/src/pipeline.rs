@@ -2,10 +2,12 @@ use std::{ops::ControlFlow, path::Path};
 
 use burn::tensor::{DType, backend::Backend};
 use i2vgen_checkpoint::Folder;
+use i2vgen_vae::Tiling;
 
 use crate::{
-    Components, EncodedPrompt, Event, GenerateOptions, Generation, Images, Latents, OutputType,
-    PipelineError, Prompt, Video, components::Source, conditioning, decode, generate,
+    Components, EncodedPrompt, Estimate, EstimateInput, Event, GenerateOptions, Generation, Images,
+    Latents, OutputType, PipelineError, Prompt, VaeTiling, Video, components::Source, conditioning,
+    decode, estimate, generate,
 };
 
 /// Image and text to video (diffusers `I2VGenXLPipeline`).
@@ -145,6 +147,45 @@ impl<B: Backend> I2VGenXLPipeline<B> {
         let prompt = prompt.into();
         generate::check_prompts(&self.source, &prompt, options)?;
         conditioning::encode_prompt(&self.source, &prompt, options, &self.device)
+    }
+
+    /// What a run for so many prompts will need, predicted from the configs; `resident` as after [`Self::keep_resident`].
+    /// Nothing for a pipeline whose components the caller holds.
+    ///
+    /// # Errors
+    /// If an option is out of range or a config cannot be read.
+    pub fn estimate(
+        &self,
+        prompts: usize,
+        resident: bool,
+        options: &GenerateOptions,
+    ) -> Result<Option<Estimate>, PipelineError> {
+        let Source::Folder { folder, dtype, .. } = &self.source else {
+            return Ok(None);
+        };
+        let vae = self.source.vae_config()?;
+        options.check(prompts, vae.scale_factor(), vae.latent_channels)?;
+        let scheduler = self.source.prepared_scheduler(options)?;
+        let input = EstimateInput {
+            height: options.height,
+            width: options.width,
+            num_frames: options.num_frames,
+            videos: prompts * options.num_videos_per_prompt,
+            guided: options.guided(),
+            model_evaluations: scheduler.timesteps().len(),
+            decode_chunk_size: match options.output_type {
+                OutputType::Video => options.decode_chunk_size,
+                OutputType::Latent => 0,
+            },
+            clip_skip: options.clip_skip.unwrap_or(0),
+            bytes_per_value: dtype.size(),
+            resident,
+            tiling: options.vae_tiling.map(|tiling| match tiling {
+                VaeTiling::Config => Tiling::of(&vae).tile_sample_min_size[0],
+                VaeTiling::Tiles(tiling) => tiling.tile_sample_min_size[0],
+            }),
+        };
+        Ok(Some(estimate(folder, &input)?))
     }
 
     /// Frames of latents, with the options' frame rate, chunk size and VAE settings.

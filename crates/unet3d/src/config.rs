@@ -85,7 +85,10 @@ impl I2VGenXLUNetConfig {
     }
 
     /// Refuses what the modules are not built for.
-    pub(crate) fn check(&self) -> Result<(), UNetError> {
+    ///
+    /// # Errors
+    /// If the config contradicts itself or names unknown blocks.
+    pub fn check(&self) -> Result<(), UNetError> {
         let fail = |text: String| Err(UNetError::Config(text));
         let levels = self.block_out_channels.len();
         if levels == 0 || self.layers_per_block == 0 {

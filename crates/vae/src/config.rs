@@ -67,7 +67,10 @@ impl AutoencoderKLConfig {
     }
 
     /// Refuses what the modules below are not built for.
-    pub(crate) fn check(&self) -> Result<(), VaeError> {
+    ///
+    /// # Errors
+    /// If the config contradicts itself or names unknown blocks.
+    pub fn check(&self) -> Result<(), VaeError> {
         let fail = |text: String| Err(VaeError::Config(text));
         let levels = self.block_out_channels.len();
         if levels == 0 || self.layers_per_block == 0 {

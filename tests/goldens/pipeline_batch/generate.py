@@ -1,4 +1,4 @@
-"""Batches, embeddings, seed lists and guidance variants: diffusers' I2VGenXLPipeline on the demo model, 3 DDIM steps.
+"""Batches, embeddings, seed lists, guidance variants, FreeU and schedulers: diffusers' I2VGenXLPipeline on the demo model, 3 DDIM steps.
 
     python generate.py
 
@@ -26,7 +26,8 @@ STOCK_SAMPLE = DiagonalGaussianDistribution.sample
 CIRCLE, SQUARE = "a red circle moves left", "a blue square grows"
 BASE = dict(
     prompt=[CIRCLE, SQUARE], negative_prompt=["", ""], images=2, num_videos_per_prompt=1, seeds=[7], image_latents="mode",
-    guidance_scale=2.5, eta=0.0, embeds=0, guidance_start=0.0, guidance_end=1.0, guidance_rescale=0.0,
+    guidance_scale=2.5, eta=0.0, embeds=0, guidance_start=0.0, guidance_end=1.0, guidance_rescale=0.0, num_inference_steps=3,
+    scheduler="ddim", karras_sigmas=None, solver_order=None, freeu=None,
 )
 CASES = {
     "two_prompts": {},
@@ -43,6 +44,21 @@ CASES = {
     "interval": dict(prompt=[CIRCLE], negative_prompt=[""], images=1, guidance_start=0.3, guidance_end=0.6),
     "late": dict(prompt=[CIRCLE], negative_prompt=[""], images=1, guidance_start=0.5),
     "rescale": dict(guidance_rescale=0.7),
+    "freeu": dict(freeu=[0.9, 0.2, 1.4, 1.6]),
+    "ddpm": dict(scheduler="ddpm"),
+    "pndm": dict(scheduler="pndm", num_inference_steps=5),
+    "euler_karras": dict(scheduler="euler", karras_sigmas=True),
+    "euler_ancestral": dict(scheduler="euler-ancestral"),
+    "heun": dict(scheduler="heun"),
+    "dpm_third_order": dict(scheduler="dpmsolver++", solver_order=3),
+    "sde_dpm": dict(scheduler="sde-dpmsolver++"),
+    "unipc": dict(scheduler="unipc"),
+}
+CLASSES = {
+    "ddpm": diffusers.DDPMScheduler, "pndm": diffusers.PNDMScheduler, "euler": diffusers.EulerDiscreteScheduler,
+    "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler,
+    "dpmsolver++": diffusers.DPMSolverMultistepScheduler, "sde-dpmsolver++": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
 }
 
 
@@ -84,6 +100,14 @@ def run(name, case, images, tensors):
         if case["embeds"] == 1:
             # With embeddings the reference wants no list here, and encodes "" for every row.
             call.pop("negative_prompt")
+    if case["scheduler"] != "ddim":
+        options = {"use_karras_sigmas": case["karras_sigmas"], "solver_order": case["solver_order"]}
+        options = {key: value for key, value in options.items() if value is not None}
+        if case["scheduler"].endswith("dpmsolver++"):
+            options["algorithm_type"] = case["scheduler"]
+        pipeline.scheduler = CLASSES[case["scheduler"]].from_config(pipeline.scheduler.config, **options)
+    if case["freeu"]:
+        pipeline.enable_freeu(*case["freeu"])
     if case["guidance_end"] - case["guidance_start"] < 1 or case["guidance_rescale"] > 0:
         pipeline.unet = Guided(pipeline.unet, case, 3)
     seeds = case["seeds"]
@@ -91,7 +115,7 @@ def run(name, case, images, tensors):
     with torch.no_grad():
         return pipeline(
             image=images[: case["images"]], generator=generator, output_type="latent", height=32, width=40, num_frames=3,
-            num_inference_steps=3, target_fps=8, guidance_scale=case["guidance_scale"], eta=case["eta"],
+            num_inference_steps=case["num_inference_steps"], target_fps=8, guidance_scale=case["guidance_scale"], eta=case["eta"],
             num_videos_per_prompt=case["num_videos_per_prompt"], **call,
         ).frames.contiguous()
 

@@ -5,14 +5,20 @@ use crate::PipelineError;
 /// What a video is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
-    /// `.gif`, a palette per frame.
+    /// `.gif`: 256 colours.
     Gif,
-    /// `.png`, animated.
+    /// `.png`, animated: lossless.
     AnimatedPng,
+    /// `.webp`, animated: lossless.
+    WebP,
+    /// `.mp4`, H.264: small, plays everywhere. Needs the cargo feature `mp4`.
+    Mp4,
     /// A folder of numbered PNGs.
     Folder,
-    /// `.safetensors`, tensor `frames`.
+    /// `.safetensors`, tensor `frames`, f32, `[videos, frames, height, width, 3]`.
     Safetensors,
+    /// `.npy`, f32, `[videos, frames, height, width, 3]`.
+    Npy,
 }
 
 impl Container {
@@ -25,20 +31,31 @@ impl Container {
         match ending.as_deref() {
             Some("gif") => Ok(Self::Gif),
             Some("png") => Ok(Self::AnimatedPng),
+            Some("webp") => Ok(Self::WebP),
+            #[cfg(feature = "mp4")]
+            Some("mp4") => Ok(Self::Mp4),
             Some("safetensors") => Ok(Self::Safetensors),
+            Some("npy") => Ok(Self::Npy),
             None => Ok(Self::Folder),
-            Some(other) => Err(PipelineError::Output {
-                path: path.display().to_string(),
-                problem: format!(
-                    "ends in .{other}, which cannot be written; use .gif, .png (animated), .safetensors, or a folder name without ending"
-                ),
-            }),
+            Some(other) => {
+                let mp4 = match (cfg!(feature = "mp4"), other) {
+                    (true, _) => ".mp4, ",
+                    (false, "mp4") => "(built without the cargo feature mp4) ",
+                    (false, _) => "",
+                };
+                Err(PipelineError::Output {
+                    path: path.display().to_string(),
+                    problem: format!(
+                        "ends in .{other}, which is not supported; use {mp4}.webp, .gif, .png (animated), .safetensors, .npy, or a folder name without ending"
+                    ),
+                })
+            }
         }
     }
 
     /// The files of so many videos.
     pub(crate) fn paths(self, path: &Path, videos: usize) -> Vec<PathBuf> {
-        if videos == 1 || self == Self::Safetensors {
+        if videos == 1 || matches!(self, Self::Safetensors | Self::Npy) {
             return vec![path.to_owned()];
         }
         (0..videos)

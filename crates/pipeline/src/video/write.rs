@@ -1,4 +1,5 @@
-//! The writers. Each writes to a temporary name beside the target, which is then renamed.
+//! Writing so that a file is complete or not there: everything goes to temporary names beside the targets, then all are
+//! renamed.
 
 use std::{
     fs::File,
@@ -6,140 +7,140 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, tensor::TensorView};
+use tempfile::{NamedTempFile, TempDir};
 
-use super::{Container, Video, container::parent};
+use super::{
+    AnyError, Container, SaveOptions, Video, container::parent, gif, npy, png, safetensors, webp,
+};
 use crate::{Latents, PipelineError};
-
-type AnyError = Box<dyn std::error::Error>;
 
 pub(super) fn save(
     video: &Video,
     path: &Path,
     container: Container,
+    options: &SaveOptions,
 ) -> Result<Vec<PathBuf>, PipelineError> {
+    options.check()?;
+    if !(video.fps.is_finite() && video.fps > 0.0) {
+        return Err(PipelineError::Option {
+            name: "fps",
+            problem: format!("must be more than 0, not {}", video.fps),
+        });
+    }
     let [videos, ..] = video.shape();
     container.check(path, videos)?;
     let paths = container.paths(path, videos);
-    for (index, path) in paths.iter().enumerate() {
-        match container {
-            Container::Gif => atomically(path, |file| gif(video, index, file)),
-            Container::AnimatedPng => atomically(path, |file| animated_png(video, index, file)),
-            Container::Safetensors => atomically(path, |file| safetensors(video, file)),
-            Container::Folder => folder(video, index, path),
-        }
-        .map_err(|e| PipelineError::Output {
-            path: path.display().to_string(),
-            problem: format!("could not be written: {e}"),
-        })?;
+    let staged = paths.iter().enumerate().map(|(index, path)| {
+        stage(video, index, path, container, options).map_err(|e| failed(path, e))
+    });
+    let staged = staged.collect::<Result<Vec<_>, _>>()?;
+    for (path, staged) in paths.iter().zip(staged) {
+        staged.persist(path).map_err(|e| failed(path, e))?;
     }
     Ok(paths)
 }
 
-fn atomically(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), AnyError>,
-) -> Result<(), AnyError> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".i2vgen-")
-        .tempfile_in(parent(path))?;
-    {
-        let mut buffered = BufWriter::new(file.as_file_mut());
-        write(&mut buffered)?;
-        buffered.flush()?;
+fn failed(path: &Path, e: AnyError) -> PipelineError {
+    PipelineError::Output {
+        path: path.display().to_string(),
+        problem: format!("could not be written: {e}"),
     }
-    readable(file.as_file())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+}
+
+fn stage(
+    video: &Video,
+    index: usize,
+    path: &Path,
+    container: Container,
+    options: &SaveOptions,
+) -> Result<Staged, AnyError> {
+    let [_, frames, ..] = video.shape();
+    let file = |write: &dyn Fn(&mut dyn Write) -> Result<(), AnyError>| Staged::file(path, write);
+    match container {
+        Container::Gif => file(&|out| gif::write(video, index, options, out)),
+        Container::AnimatedPng => file(&|out| png::write(video, index, 0..frames, options, out)),
+        Container::WebP => file(&|out| webp::write(video, index, options, out)),
+        #[cfg(feature = "mp4")]
+        Container::Mp4 => file(&|out| super::mp4::write(video, index, options, out)),
+        #[cfg(not(feature = "mp4"))]
+        Container::Mp4 => Err("this needs the cargo feature mp4".into()),
+        Container::Safetensors => file(&|out| safetensors::write(video, options, out)),
+        Container::Npy => file(&|out| npy::write(video, out)),
+        Container::Folder => {
+            let folder = temporary().tempdir_in(parent(path))?;
+            for i in 0..frames {
+                let name = folder.path().join(format!("frame_{i:04}.png"));
+                Staged::file(&name, |out| {
+                    png::write(video, index, i..i + 1, options, out)
+                })?
+                .persist(&name)?;
+            }
+            Ok(Staged::Folder(folder))
+        }
+    }
+}
+
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".i2vgen-");
+    builder
+}
+
+/// Complete and on the disk, but not under its name. Dropping it deletes it.
+enum Staged {
+    File(NamedTempFile),
+    Folder(TempDir),
+}
+
+impl Staged {
+    fn file(
+        path: &Path,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), AnyError>,
+    ) -> Result<Self, AnyError> {
+        let mut file = temporary().tempfile_in(parent(path))?;
+        {
+            let mut buffered = BufWriter::new(file.as_file_mut());
+            write(&mut buffered)?;
+            buffered.flush()?;
+        }
+        permit(file.path(), 0o644)?;
+        file.as_file().sync_all()?;
+        Ok(Self::File(file))
+    }
+
+    fn persist(self, path: &Path) -> Result<(), AnyError> {
+        match self {
+            Self::File(file) => {
+                file.persist(path)?;
+            }
+            Self::Folder(folder) => {
+                permit(folder.path(), 0o755)?;
+                // An empty folder may be there already; anything in it makes this fail.
+                if path.exists() {
+                    std::fs::remove_dir(path)?;
+                }
+                std::fs::rename(folder.path(), path)?;
+                // It has another name now, there is nothing left to clean up.
+                let _ = folder.keep();
+            }
+        }
+        // Makes the new name last. Not every file system can do that, and the file itself is safe.
+        if let Ok(folder) = File::open(parent(path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
 }
 
 /// Temporary files are made for their owner only; outputs are for everyone the folder is for.
-fn readable(file: &File) -> std::io::Result<()> {
+fn permit(path: &Path, mode: u32) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
-}
-
-fn gif(video: &Video, index: usize, out: &mut dyn Write) -> Result<(), AnyError> {
-    let [_, frames, height, width] = video.shape();
-    let (width, height) = (u16::try_from(width)?, u16::try_from(height)?);
-    let mut encoder = gif::Encoder::new(out, width, height, &[])?;
-    encoder.set_repeat(gif::Repeat::Infinite)?;
-    for i in 0..frames {
-        let pixels = video.frame(index, i);
-        let mut frame = gif::Frame::from_rgb_speed(width, height, &pixels, 1);
-        // Times in hundredths of a second; rounding the ends, not the lengths, keeps the total right.
-        let end = |n: usize| (n as f64 * 100.0 / video.fps).round();
-        // Viewers slow frames shorter than this down to a tenth of a second.
-        frame.delay = (end(i + 1) - end(i)).clamp(2.0, 65535.0) as u16;
-        encoder.write_frame(&frame)?;
-    }
-    Ok(())
-}
-
-fn animated_png(video: &Video, index: usize, out: &mut dyn Write) -> Result<(), AnyError> {
-    let [_, frames, height, width] = video.shape();
-    let mut encoder = png::Encoder::new(out, u32::try_from(width)?, u32::try_from(height)?);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    if frames > 1 {
-        encoder.set_animated(u32::try_from(frames)?, 0)?;
-        let milliseconds = (1000.0 / video.fps).round().clamp(1.0, 65535.0);
-        encoder.set_frame_delay(milliseconds as u16, 1000)?;
-    }
-    let mut writer = encoder.write_header()?;
-    for i in 0..frames {
-        writer.write_image_data(&video.frame(index, i))?;
-    }
-    writer.finish()?;
-    Ok(())
-}
-
-fn safetensors(video: &Video, out: &mut dyn Write) -> Result<(), AnyError> {
-    let [videos, frames, height, width] = video.shape();
-    let shape = vec![videos, frames, height, width, 3];
-    write_tensor("frames", video.values(), shape, out)
-}
-
-fn write_tensor(
-    name: &str,
-    values: &[f32],
-    shape: Vec<usize>,
-    out: &mut dyn Write,
-) -> Result<(), AnyError> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, shape, &bytes)?;
-    out.write_all(&safetensors::serialize([(name, view)], None)?)?;
-    Ok(())
-}
-
-fn folder(video: &Video, index: usize, path: &Path) -> Result<(), AnyError> {
-    let [_, frames, ..] = video.shape();
-    let temporary = tempfile::Builder::new()
-        .prefix(".i2vgen-")
-        .tempdir_in(parent(path))?;
-    for i in 0..frames {
-        let file = temporary.path().join(format!("frame_{i:04}.png"));
-        video.frame(index, i).save(file)?;
-    }
-    // An empty folder may be there already; anything in it makes this fail.
-    if path.exists() {
-        std::fs::remove_dir(path)?;
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755))?;
-    }
-    std::fs::rename(temporary.path(), path)?;
-    // It has another name now, there is nothing left to clean up.
-    let _ = temporary.keep();
+    let _ = (path, mode);
     Ok(())
 }
 
@@ -150,12 +151,11 @@ impl Latents {
     /// If it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PipelineError> {
         let path = path.as_ref();
-        atomically(path, |file| {
-            write_tensor("latents", &self.values, self.shape.to_vec(), file)
+        let shape = self.shape.to_vec();
+        Staged::file(path, |out| {
+            safetensors::tensor("latents", &self.values, shape, None, out)
         })
-        .map_err(|e| PipelineError::Output {
-            path: path.display().to_string(),
-            problem: format!("could not be written: {e}"),
-        })
+        .and_then(|staged| staged.persist(path))
+        .map_err(|e| failed(path, e))
     }
 }

@@ -1,0 +1,398 @@
+//! What a run will need, before anything is loaded: memory and floating-point operations, from the configs alone.
+
+mod clip;
+mod memory;
+mod meter;
+mod unet;
+mod vae;
+
+use std::fmt;
+
+use i2vgen_checkpoint::Folder;
+use i2vgen_clip_encoders::{CLIPError, CLIPTextConfig, CLIPVisionConfig};
+use i2vgen_unet3d::I2VGenXLUNetConfig;
+use i2vgen_vae::AutoencoderKLConfig;
+use serde::Serialize;
+
+use crate::PipelineError;
+pub use memory::available_memory;
+use meter::{Classes, Meter};
+
+/// Tokens of a prompt with its padding.
+const TOKENS: f64 = 77.0;
+/// Channels of a frame.
+const RGB: f64 = 3.0;
+/// What every process takes before it has a model: code, threads' stacks, tokenizer, buffers of the matrix products.
+const BASE_BYTES: f64 = 16e6;
+/// What is resident besides living activations, as a share of them: holes in the allocator's heap, and copies between
+/// operations that the walks leave out.
+const SLACK: Classes = [0.5, 0.1];
+/// While a weight is read, it is there as often besides itself: in the file's format and being converted.
+const LOAD_COPIES: f64 = 1.5;
+/// No real config has more layers in a row; a walk over absurdly many would not end.
+const MAX_LAYERS: usize = 1 << 12;
+
+/// The sizes of a run.
+#[derive(Clone, Debug)]
+pub struct EstimateInput {
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+    /// Frames of a video.
+    pub num_frames: usize,
+    /// Videos of the run.
+    pub videos: usize,
+    /// Whether classifier-free guidance is on, which doubles the rows of the UNet.
+    pub guided: bool,
+    /// How often the UNet is run: once per step, more often with schedulers of higher order.
+    pub model_evaluations: usize,
+    /// Frames that the VAE decodes at once; 0 if the run ends with latents.
+    pub decode_chunk_size: usize,
+    /// Layers that the text encoder leaves out at its end.
+    pub clip_skip: usize,
+    /// Bytes of a number, in weights and activations: 4 on the CPU, where files in half precision are widened.
+    pub bytes_per_value: usize,
+    /// Whether all components stay loaded together, rather than each for its stage only.
+    pub resident: bool,
+    /// Side in pixels of the VAE's tiles, which overlap by a quarter, if it works in tiles.
+    pub tiling: Option<usize>,
+}
+
+/// What one stage needs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageEstimate {
+    /// As in the timings of a run: `text_encoder`, `image_encoder`, `vae_encode`, `unet_prepare`, `denoise`, `vae_decode`.
+    pub name: &'static str,
+    /// Parameters of the component; the UNet and the VAE are whole in each of their two stages.
+    pub parameters: u64,
+    /// Bytes of the loaded weights.
+    pub weight_bytes: u64,
+    /// Most bytes of activations that are alive at once, small and large tensors counted apart.
+    pub activation_bytes: u64,
+    /// Most memory of the process in this stage.
+    pub peak_bytes: u64,
+    /// Floating-point operations of one run: a prompt, a picture, a model evaluation, a decoded frame.
+    pub flops_per_run: u64,
+    /// How many of them there are.
+    pub runs: u64,
+}
+
+impl StageEstimate {
+    fn new(
+        name: &'static str,
+        count: &Count,
+        runs: usize,
+        peak: f64,
+        bytes_per_value: f64,
+    ) -> Self {
+        let bytes = |values: Classes| (values.iter().sum::<f64>() * bytes_per_value) as u64;
+        // Casts from float saturate.
+        Self {
+            name,
+            parameters: count.parameters.iter().sum::<f64>() as u64,
+            weight_bytes: bytes(count.parameters),
+            activation_bytes: bytes(count.activations),
+            peak_bytes: (peak * bytes_per_value + BASE_BYTES) as u64,
+            flops_per_run: count.flops_per_run as u64,
+            runs: runs as u64,
+        }
+    }
+
+    /// Operations of the whole stage, two for a multiply and add.
+    pub fn flops(&self) -> u64 {
+        self.flops_per_run.saturating_mul(self.runs)
+    }
+}
+
+/// What a walk has counted for one stage, in values and operations.
+struct Count {
+    parameters: Classes,
+    /// The largest weight.
+    largest: f64,
+    activations: Classes,
+    flops_per_run: f64,
+}
+
+/// What a run will need. Prints as a small table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// In the order of the run.
+    pub stages: Vec<StageEstimate>,
+    /// Most memory at once.
+    pub peak_bytes: u64,
+    /// The stage that needs it.
+    pub peak_stage: &'static str,
+    /// Operations of everything.
+    pub flops: u64,
+    /// What to change if that is too much.
+    pub advice: &'static str,
+}
+
+/// Predicts memory and work of a run with the model in `folder`, reading nothing but its configs.
+///
+/// Work is exact: convolutions, linear layers and attention, two operations for a multiply and add; what goes element by
+/// element is not counted. Memory is that of the CPU backend on Linux: a constant, the weights, and the activations that a
+/// walk through the modules finds alive. Small tensors lie on the allocator's heap, which does not shrink from stage to
+/// stage; large ones come and go. It was calibrated on runs of three models (`tests/goldens/estimate/memory.json`).
+///
+/// # Errors
+/// If a config is missing or cannot be built, or a size is out of range.
+pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, PipelineError> {
+    let text: CLIPTextConfig = folder.subfolder("text_encoder")?.read_json("config.json")?;
+    let vision: CLIPVisionConfig = folder
+        .subfolder("image_encoder")?
+        .read_json("config.json")?;
+    let unet: I2VGenXLUNetConfig = folder.subfolder("unet")?.read_json("config.json")?;
+    let vae: AutoencoderKLConfig = folder.subfolder("vae")?.read_json("config.json")?;
+    unet.check()?;
+    vae.check()?;
+    check_layers("text_encoder", text.num_hidden_layers)?;
+    check_layers("image_encoder", vision.num_hidden_layers)?;
+    check_layers("unet", unet.layers_per_block)?;
+    check_layers("vae", vae.layers_per_block)?;
+    if vision.patch_size == 0 {
+        let text = "patch_size of the image encoder must be at least 1".into();
+        return Err(CLIPError::Config(text).into());
+    }
+    // Beyond 14 halvings nothing is left of the largest picture.
+    let levels = vae.block_out_channels.len().min(15);
+    let factor = 1 << (levels - 1);
+    input.check(factor)?;
+
+    let latents = [input.height / factor, input.width / factor];
+    let guidance: u32 = if input.guided { 2 } else { 1 };
+    let size = unet::Size {
+        rows: input.videos as f64 * f64::from(guidance),
+        frames: input.num_frames as f64,
+        latents,
+        tokens: TOKENS,
+    };
+    let text = clip::text(&text, input.clip_skip, TOKENS);
+    let vision = clip::vision(&vision);
+    let unet = unet::Walk::new(&unet, size);
+    let tile = input.tiling.map(|side| side / factor);
+    let encode = tiled(latents, tile, |size| {
+        vae::encode(&vae, 1.0, size.map(|n| n * factor))
+    });
+    let total = input.videos as f64 * input.num_frames as f64;
+    let chunk = (input.decode_chunk_size as f64).min(total);
+    let decode = tiled(latents, tile, |size| vae::decode(&vae, chunk, size));
+
+    let add = |a: Classes, b: Classes| [a[0] + b[0], a[1] + b[1]];
+    let whole = |meter: &Meter| Count {
+        parameters: meter.parameters,
+        largest: meter.largest,
+        activations: meter.peaks,
+        flops_per_run: meter.flops,
+    };
+    // Of two halves of a component, each of which runs in a stage of its own, with what else is alive then.
+    let half = |meter: &Meter, other: &Meter, alive: Classes| Count {
+        parameters: add(meter.parameters, other.parameters),
+        largest: meter.largest.max(other.largest),
+        activations: add(meter.peaks, alive),
+        flops_per_run: meter.flops,
+    };
+    let mut stages = vec![
+        ("text_encoder", whole(&text), guidance as usize),
+        ("image_encoder", whole(&vision), 1),
+        ("vae_encode", half(&encode, &decode, [0.0; 2]), 1),
+        (
+            "unet_prepare",
+            half(&unet.prepare, &unet.step, unet.held),
+            1,
+        ),
+        (
+            "denoise",
+            half(&unet.step, &unet.prepare, unet.held),
+            input.model_evaluations,
+        ),
+    ];
+    if chunk > 0.0 {
+        // The finished frames of all chunks stay, on the host.
+        let frames = total * RGB * input.height as f64 * input.width as f64;
+        let mut count = half(&decode, &encode, [0.0, frames]);
+        count.flops_per_run /= chunk;
+        let runs = input.videos.saturating_mul(input.num_frames);
+        stages.push(("vae_decode", count, runs));
+    }
+    Ok(Estimate::new(stages, input))
+}
+
+fn check_layers(component: &'static str, layers: usize) -> Result<(), PipelineError> {
+    if layers <= MAX_LAYERS {
+        return Ok(());
+    }
+    Err(PipelineError::Option {
+        name: component,
+        problem: format!("its config has {layers} layers, more than {MAX_LAYERS}"),
+    })
+}
+
+impl EstimateInput {
+    fn check(&self, factor: usize) -> Result<(), PipelineError> {
+        let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
+        for (name, value) in [("height", self.height), ("width", self.width)] {
+            if value < factor || !value.is_multiple_of(factor) || value > 1 << 14 {
+                let problem = format!("{value} must be a multiple of {factor}, at most 16384");
+                return fail(name, problem);
+            }
+        }
+        for (name, value) in [
+            ("num_frames", self.num_frames),
+            ("num_videos_per_prompt", self.videos),
+            ("bytes_per_value", self.bytes_per_value),
+        ] {
+            if value == 0 {
+                return fail(name, "0 must be at least 1".into());
+            }
+        }
+        match self.tiling {
+            Some(side) if side < factor => {
+                fail("tiling", format!("{side} must be at least {factor} pixels"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `walk` over all tiles of a map of so many latents, or over all of it if it is no larger than a tile.
+fn tiled(latents: [usize; 2], tile: Option<usize>, walk: impl Fn([usize; 2]) -> Meter) -> Meter {
+    let Some(tile) = tile.filter(|tile| latents.iter().any(|n| n > tile)) else {
+        return walk(latents);
+    };
+    let step = tile - (tile / 4).min(tile - 1);
+    // Sizes along one axis and how many tiles have them: all but the last few are whole.
+    let sizes = |n: usize| {
+        let mut sizes: Vec<(usize, f64)> = Vec::new();
+        for size in (0..n).step_by(step).map(|start| tile.min(n - start)) {
+            match sizes.last_mut() {
+                Some((last, count)) if *last == size => *count += 1.0,
+                _ => sizes.push((size, 1.0)),
+            }
+        }
+        sizes
+    };
+    let mut sum = Meter::default();
+    for (height, rows) in sizes(latents[0]) {
+        for (width, columns) in sizes(latents[1]) {
+            let one = walk([height, width]);
+            sum.flops += one.flops * rows * columns;
+            sum.peaks = [0, 1].map(|class| sum.peaks[class].max(one.peaks[class]));
+            sum.parameters = one.parameters;
+            sum.largest = one.largest;
+        }
+    }
+    sum
+}
+
+impl Estimate {
+    fn new(counts: Vec<(&'static str, Count, usize)>, input: &EstimateInput) -> Self {
+        // Both stages of the UNet and of the VAE have the same weights.
+        let mut all = [0.0; 2];
+        for (name, count, _) in &counts {
+            if !matches!(*name, "unet_prepare" | "vae_decode") {
+                all = [0, 1].map(|class| all[class] + count.parameters[class]);
+            }
+        }
+        // The heap of small tensors grows and does not shrink again.
+        let mut heap = 0.0_f64;
+        let mut stages = Vec::new();
+        for (name, count, runs) in &counts {
+            let weights = if input.resident {
+                all
+            } else {
+                count.parameters
+            };
+            let load = LOAD_COPIES * count.largest;
+            let active = [0, 1].map(|class| count.activations[class] * (1.0 + SLACK[class]));
+            heap = heap.max(weights[0] + active[0]);
+            let peak = heap + weights[1] + load.max(active[1]);
+            let bytes = input.bytes_per_value as f64;
+            stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
+        }
+        let largest = stages.iter().max_by_key(|stage| stage.peak_bytes);
+        let (peak_bytes, peak_stage) = largest.map_or((0, ""), |s| (s.peak_bytes, s.name));
+        let weights_rule = largest.is_some_and(|s| s.activation_bytes < peak_bytes / 4);
+        let advice = match peak_stage {
+            _ if weights_rule && input.resident => "do not keep all components loaded",
+            _ if weights_rule => {
+                "the weights alone need most of it; use a machine with more memory"
+            }
+            "vae_decode" if input.decode_chunk_size > 1 => "use --decode-chunk-size 1",
+            "vae_encode" | "vae_decode" if input.tiling.is_none() => "use --vae-tiling",
+            "vae_encode" => "use a smaller --height and --width",
+            _ => "use a smaller --height and --width, or fewer --num-frames",
+        };
+        Self {
+            peak_bytes,
+            peak_stage,
+            flops: stages
+                .iter()
+                .map(StageEstimate::flops)
+                .fold(0, u64::saturating_add),
+            advice,
+            stages,
+        }
+    }
+
+    /// Whether so many bytes are enough.
+    ///
+    /// # Errors
+    /// If not: one line that says how much is missing and which option to change.
+    pub fn fits(&self, available: u64) -> Result<(), String> {
+        if self.peak_bytes <= available {
+            return Ok(());
+        }
+        Err(format!(
+            "{} needs about {} of memory, but {} are available: {}",
+            self.peak_stage,
+            Bytes(self.peak_bytes),
+            Bytes(available),
+            self.advice
+        ))
+    }
+}
+
+/// In decimal units, as on the box of a memory module.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, unit) = match self.0 {
+            n if n < 1_000_000_000 => (n as f64 / 1e6, "MB"),
+            n => (n as f64 / 1e9, "GB"),
+        };
+        f.pad(&format!("{value:.2} {unit}"))
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:14}{:>14}{:>12}{:>13}{:>12}{:>7}{:>14}",
+            "stage", "parameters", "weights", "activations", "peak", "runs", "GFLOP per run"
+        )?;
+        for stage in &self.stages {
+            writeln!(
+                f,
+                "{:14}{:>14}{:>12}{:>13}{:>12}{:>7}{:>14.1}",
+                stage.name,
+                stage.parameters,
+                Bytes(stage.weight_bytes),
+                Bytes(stage.activation_bytes),
+                Bytes(stage.peak_bytes),
+                stage.runs,
+                stage.flops_per_run as f64 / 1e9
+            )?;
+        }
+        write!(
+            f,
+            "about {} of memory (in {}), {:.2} TFLOP in all",
+            Bytes(self.peak_bytes),
+            self.peak_stage,
+            self.flops as f64 / 1e12
+        )
+    }
+}

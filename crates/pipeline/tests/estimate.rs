@@ -1,0 +1,386 @@
+//! The estimate against torch's FLOP counter (`goldens/estimate/generate.py`) and against the peak memory of real runs
+//! (`goldens/estimate/measure.py`).
+
+use std::path::Path;
+
+use i2vgen_checkpoint::Folder;
+use i2vgen_pipeline::{Estimate, EstimateInput, StageEstimate, estimate};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn golden(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens/estimate")
+        .join(name);
+    serde_json::from_slice(&std::fs::read(path).expect("there")).expect("valid")
+}
+
+fn demo() -> Folder {
+    Folder::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo-model/model")).expect("there")
+}
+
+/// A model folder of configs only.
+fn configs(configs: &Value) -> (TempDir, Folder) {
+    let temporary = tempfile::tempdir().expect("a folder");
+    for (part, config) in configs.as_object().expect("parts") {
+        let part = temporary.path().join(part);
+        std::fs::create_dir(&part).expect("made");
+        std::fs::write(part.join("config.json"), config.to_string()).expect("written");
+    }
+    let folder = Folder::open(temporary.path()).expect("there");
+    (temporary, folder)
+}
+
+/// The published configs.
+fn published() -> (TempDir, Folder) {
+    let cases = golden("flops.json");
+    let mut cases = cases.as_array().expect("a list").iter();
+    let case = cases.find(|c| c["name"] == "published").expect("there");
+    configs(&case["configs"])
+}
+
+fn input() -> EstimateInput {
+    EstimateInput {
+        height: 256,
+        width: 256,
+        num_frames: 4,
+        videos: 1,
+        guided: true,
+        model_evaluations: 2,
+        decode_chunk_size: 1,
+        clip_skip: 1,
+        bytes_per_value: 4,
+        resident: false,
+        tiling: None,
+    }
+}
+
+fn stage<'a>(estimate: &'a Estimate, name: &str) -> &'a StageEstimate {
+    let mut stages = estimate.stages.iter();
+    stages.find(|s| s.name == name).expect(name)
+}
+
+fn size(case: &Value, name: &str) -> usize {
+    case[name].as_u64().expect(name) as usize
+}
+
+#[test]
+fn flops_and_parameters_as_torch_counts_them() {
+    for case in golden("flops.json").as_array().expect("a list") {
+        let name = case["name"].as_str().expect("a name");
+        let (_temporary, folder) = match case["configs"].is_null() {
+            true => (tempfile::tempdir().expect("a folder"), demo()),
+            false => configs(&case["configs"]),
+        };
+        let (rows, frames) = (size(case, "rows"), size(case, "frames"));
+        let guided = rows % 2 == 0;
+        let found = estimate(
+            &folder,
+            &EstimateInput {
+                height: size(case, "height"),
+                width: size(case, "width"),
+                num_frames: frames,
+                videos: if guided { rows / 2 } else { rows },
+                guided,
+                decode_chunk_size: size(case, "chunk"),
+                clip_skip: 0,
+                ..input()
+            },
+        )
+        .expect("estimated");
+
+        for (part, at) in [
+            ("text_encoder", "text_encoder"),
+            ("image_encoder", "image_encoder"),
+            ("unet", "unet_prepare"),
+            ("unet", "denoise"),
+            ("vae", "vae_encode"),
+            ("vae", "vae_decode"),
+        ] {
+            let expected = case["parameters"][part].as_u64().expect("a number");
+            let stage = stage(&found, at);
+            assert_eq!(stage.parameters, expected, "{name}: {at}");
+            assert_eq!(stage.weight_bytes, 4 * expected);
+        }
+
+        let number = |value: &Value| value.as_f64().expect("a number");
+        let unet = &case["unet"];
+        let (once, context) = (number(&unet["once"]), number(&unet["context"]));
+        let chunk = size(case, "chunk") as f64;
+        for (at, expected) in [
+            ("text_encoder", number(&case["text_encoder"])),
+            ("image_encoder", number(&case["image_encoder"])),
+            ("vae_encode", number(&case["vae"]["encode"])),
+            ("unet_prepare", once + context / frames as f64),
+            ("denoise", number(&unet["all"]) - once - context),
+            ("vae_decode", number(&case["vae"]["decode"]) / chunk),
+        ] {
+            let found = stage(&found, at).flops_per_run as f64;
+            let off = found / expected - 1.0;
+            println!("{name}: {at}: {found:e}, {:+.4} % of torch's", 100.0 * off);
+            assert!(off.abs() < 0.02, "{name}: {at}: {found} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn memory_of_real_runs() {
+    let measured = golden("memory.json");
+    let (_a, full) = published();
+    let (_b, middle) = configs(&measured["middle"]);
+    let runs = measured["runs"].as_object().expect("runs");
+    assert!(runs.len() >= 8);
+    for (case, bytes) in runs {
+        let fields: Vec<&str> = case.split(':').collect();
+        let number = |i: usize| fields[i].parse::<usize>().expect("a number");
+        let folder = match fields[0] {
+            "demo" => &demo(),
+            "middle" => &middle,
+            _ => &full,
+        };
+        let found = estimate(
+            folder,
+            &EstimateInput {
+                height: number(1),
+                width: number(2),
+                num_frames: number(3),
+                guided: number(4) > 1,
+                decode_chunk_size: number(5),
+                ..input()
+            },
+        )
+        .expect("estimated");
+        println!("{found}");
+        let (found, bytes) = (found.peak_bytes as f64, bytes.as_f64().expect("a number"));
+        let off = 100.0 * (found / bytes - 1.0);
+        println!(
+            "{case}: {:.0} MB, estimated {:.0}: {off:+.1} %\n",
+            bytes / 1e6,
+            found / 1e6
+        );
+        assert!((-5.0..15.0).contains(&off), "{case}: {off:+.1} %");
+    }
+}
+
+#[test]
+fn what_changes_the_peak() {
+    let (_temporary, folder) = published();
+    let peak = |input: &EstimateInput| estimate(&folder, input).expect("estimated").peak_bytes;
+    let small = input();
+    let large = EstimateInput {
+        height: 704,
+        width: 1280,
+        num_frames: 16,
+        ..input()
+    };
+    assert!(peak(&large) > peak(&small));
+    let two = EstimateInput {
+        videos: 2,
+        ..large.clone()
+    };
+    assert!(peak(&two) > peak(&large));
+    let resident = EstimateInput {
+        resident: true,
+        ..small.clone()
+    };
+    // The other three components, 340 to 632 million parameters in f32.
+    assert!(peak(&resident) > peak(&small) + 4_000_000_000);
+
+    let decode = |input: &EstimateInput| {
+        let found = estimate(&folder, input).expect("estimated");
+        stage(&found, "vae_decode").clone()
+    };
+    let chunked = EstimateInput {
+        decode_chunk_size: 4,
+        ..large.clone()
+    };
+    let tiled = EstimateInput {
+        tiling: Some(256),
+        ..large.clone()
+    };
+    let [one, four, tiles] = [&large, &chunked, &tiled].map(decode);
+    assert!(four.activation_bytes > 3 * one.activation_bytes);
+    assert!(tiles.activation_bytes < one.activation_bytes / 3);
+    // Overlapping tiles are more work, and a chunk is the same.
+    assert!(tiles.flops() > one.flops());
+    assert_eq!(four.flops_per_run, one.flops_per_run);
+    assert_eq!((one.runs, four.runs), (16, 16));
+    // A tile that is not exceeded changes nothing.
+    let wide = EstimateInput {
+        tiling: Some(1280),
+        ..large
+    };
+    assert_eq!(decode(&wide), one);
+
+    let latents = EstimateInput {
+        decode_chunk_size: 0,
+        ..small
+    };
+    let found = estimate(&folder, &latents).expect("estimated");
+    assert!(found.stages.iter().all(|s| s.name != "vae_decode"));
+}
+
+#[test]
+fn a_run_that_does_not_fit_says_what_to_change() {
+    let (_temporary, folder) = published();
+    let advice = |input: EstimateInput, available| {
+        let found = estimate(&folder, &input).expect("estimated");
+        assert!(found.fits(found.peak_bytes).is_ok());
+        found.fits(available).expect_err("too large")
+    };
+    let gigabytes = |n: u64| n * 1_000_000_000;
+    let chunk = EstimateInput {
+        height: 704,
+        width: 1280,
+        num_frames: 16,
+        decode_chunk_size: 16,
+        ..input()
+    };
+    let text = advice(chunk.clone(), gigabytes(20));
+    assert!(text.contains("--decode-chunk-size 1"), "{text}");
+    assert!(text.contains("20.00 GB are available"), "{text}");
+    let one = EstimateInput {
+        height: 2048,
+        width: 2048,
+        num_frames: 1,
+        decode_chunk_size: 1,
+        guided: false,
+        ..chunk.clone()
+    };
+    assert!(advice(one, gigabytes(8)).contains("--vae-tiling"));
+    let frames = EstimateInput {
+        num_frames: 64,
+        decode_chunk_size: 1,
+        ..chunk
+    };
+    assert!(advice(frames, gigabytes(16)).contains("--num-frames"));
+    let text = advice(input(), gigabytes(4));
+    assert!(text.contains("weights alone"), "{text}");
+    let resident = EstimateInput {
+        resident: true,
+        ..input()
+    };
+    assert!(advice(resident, gigabytes(8)).contains("all components"));
+}
+
+#[test]
+fn prints_and_serializes() {
+    let found = estimate(&demo(), &input()).expect("estimated");
+    let text = found.to_string();
+    assert_eq!(text.lines().count(), 8, "{text}");
+    assert!(
+        text.contains("text_encoder") && text.contains("TFLOP in all"),
+        "{text}"
+    );
+    let json = serde_json::to_value(&found).expect("serializes");
+    assert_eq!(json["stages"].as_array().map(Vec::len), Some(6));
+    assert_eq!(json["peak_bytes"], found.peak_bytes);
+    let sum: u64 = found.stages.iter().map(StageEstimate::flops).sum();
+    assert_eq!(json["flops"], sum);
+}
+
+#[test]
+fn bad_input_is_an_error_and_absurd_input_no_panic() {
+    let demo = demo();
+    let bad = |input: EstimateInput, part: &str| {
+        let error = estimate(&demo, &input).expect_err(part).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    bad(
+        EstimateInput {
+            height: 0,
+            ..input()
+        },
+        "height",
+    );
+    bad(
+        EstimateInput {
+            width: 250 + 1,
+            ..input()
+        },
+        "width",
+    );
+    bad(
+        EstimateInput {
+            height: 1 << 20,
+            ..input()
+        },
+        "height",
+    );
+    bad(
+        EstimateInput {
+            num_frames: 0,
+            ..input()
+        },
+        "num_frames",
+    );
+    bad(
+        EstimateInput {
+            videos: 0,
+            ..input()
+        },
+        "num_videos_per_prompt",
+    );
+    bad(
+        EstimateInput {
+            bytes_per_value: 0,
+            ..input()
+        },
+        "bytes_per_value",
+    );
+    bad(
+        EstimateInput {
+            tiling: Some(1),
+            ..input()
+        },
+        "tiling",
+    );
+    let absurd = EstimateInput {
+        num_frames: usize::MAX,
+        videos: usize::MAX,
+        model_evaluations: usize::MAX,
+        decode_chunk_size: usize::MAX,
+        clip_skip: usize::MAX,
+        bytes_per_value: usize::MAX,
+        resident: true,
+        tiling: Some(4),
+        ..input()
+    };
+    let found = estimate(&demo, &absurd).expect("estimated");
+    assert_eq!((found.peak_bytes, found.flops), (u64::MAX, u64::MAX));
+
+    let all = golden("flops.json");
+    let odd = all.as_array().expect("a list").last().expect("a case");
+    let config = |part: &str, field: &str, value: Value| {
+        let mut changed = odd["configs"].clone();
+        changed[part][field] = value;
+        let (_temporary, folder) = configs(&changed);
+        estimate(&folder, &input())
+    };
+    for (part, field, value) in [
+        ("unet", "block_out_channels", json!([])),
+        ("unet", "attention_head_dim", json!(0)),
+        ("unet", "layers_per_block", json!(u32::MAX)),
+        ("vae", "block_out_channels", json!([])),
+        ("vae", "layers_per_block", json!(u32::MAX)),
+        ("image_encoder", "patch_size", json!(0)),
+        ("image_encoder", "num_hidden_layers", json!(u32::MAX)),
+        ("text_encoder", "num_hidden_layers", json!(u32::MAX)),
+    ] {
+        assert!(config(part, field, value).is_err(), "{part} {field}");
+    }
+    for (part, field) in [
+        ("text_encoder", "hidden_size"),
+        ("text_encoder", "vocab_size"),
+        ("image_encoder", "image_size"),
+        ("unet", "cross_attention_dim"),
+        ("vae", "latent_channels"),
+    ] {
+        config(part, field, json!(1u64 << 62)).expect(field);
+    }
+    let (_temporary, folder) = configs(&json!({"unet": {}}));
+    let error = estimate(&folder, &input())
+        .expect_err("incomplete")
+        .to_string();
+    assert!(error.contains("text_encoder"), "{error}");
+}
