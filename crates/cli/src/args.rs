@@ -97,7 +97,7 @@ pub(crate) struct DemoArgs {
     /// Print nothing but errors
     #[arg(long)]
     pub(crate) quiet: bool,
-    /// Where to write: .gif, .png (animated), .safetensors, or a folder
+    /// Where to write: .mp4, .webp, .gif, .png (animated), .safetensors, .npy, or a folder of PNGs
     #[arg(long, value_name = "PATH", default_value = "demo.gif")]
     pub(crate) output: PathBuf,
 }
@@ -109,6 +109,9 @@ pub(crate) struct GenerateArgs {
     /// Repeat the run that a video's sidecar (OUTPUT.json) tells of; it gives the same video
     #[arg(long, value_name = "SIDECAR")]
     pub(crate) from: Option<PathBuf>,
+    /// Print the memory and the work that the run needs, and do nothing; needs no image, prompt and output
+    #[arg(long)]
+    pub(crate) estimate: bool,
     /// Defaults in TOML; by default i2vgen/config.toml in $XDG_CONFIG_HOME or ~/.config, if there is one
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
-use i2vgen_pipeline::{Compat, ImageLatents, Lora, OutputType};
+use i2vgen_pipeline::{Compat, GifDither, GifPalette, ImageLatents, Lora, OutputType};
 use serde::{Deserialize, Serialize};
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -68,18 +68,38 @@ impl From<OutputTypeArg> for OutputType {
     }
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum GifPaletteArg {
     PerFrame,
+    #[default]
     Global,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+impl From<GifPaletteArg> for GifPalette {
+    fn from(value: GifPaletteArg) -> Self {
+        match value {
+            GifPaletteArg::PerFrame => Self::PerFrame,
+            GifPaletteArg::Global => Self::Global,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum GifDitherArg {
     None,
+    #[default]
     FloydSteinberg,
+}
+
+impl From<GifDitherArg> for GifDither {
+    fn from(value: GifDitherArg) -> Self {
+        match value {
+            GifDitherArg::None => Self::None,
+            GifDitherArg::FloydSteinberg => Self::FloydSteinberg,
+        }
+    }
 }
 
 /// `FILE[:STRENGTH]`

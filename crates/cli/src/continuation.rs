@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use i2vgen_pipeline::Latents;
+use i2vgen_pipeline::{Latents, Video};
 use image::RgbImage;
 
 use crate::{failure::Failure, layers, settings::Settings};
@@ -65,11 +65,9 @@ fn open(path: &Path) -> Result<Source, Failure> {
     if crate::tensors::holds_latents(path) {
         return Ok(Source::Latents(last_frame(&Latents::read(path)?)?));
     }
-    // TODO(w-video): Video::open(path)
-    Err(Failure::Input(format!(
-        "{FLAG}: '{}' is not a latents file",
-        path.display()
-    )))
+    let video = Video::open(path).map_err(|e| Failure::Input(format!("{FLAG}: {e}")))?;
+    let [_, frames, ..] = video.shape();
+    Ok(Source::Picture(video.frame(0, frames - 1)))
 }
 
 fn last_frame(latents: &Latents) -> Result<Latents, Failure> {

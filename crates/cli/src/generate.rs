@@ -1,6 +1,7 @@
 //! The two commands that make one output.
 
 use burn::tensor::backend::Backend;
+use i2vgen_pipeline::{GenerateOptions, available_memory};
 
 use crate::{
     args::{DemoArgs, GenerateArgs},
@@ -42,7 +43,11 @@ pub(crate) fn generate(args: GenerateArgs) -> Result<(), Failure> {
         settings = settings.merged_over(record.arguments.without_outputs());
     }
     let config = layers::config(args.config.as_deref())?;
-    make(with_defaults(settings, &config)?, args.quiet)
+    let settings = with_defaults(settings, &config)?;
+    match args.estimate {
+        true => estimate(&settings, args.quiet),
+        false => make(settings, args.quiet),
+    }
 }
 
 /// What a continued video and the config file say below the other layers.
@@ -72,5 +77,43 @@ struct One {
 impl Task for One {
     fn run<B: Backend>(self, device: &B::Device) -> Result<(), Failure> {
         Session::<B>::open(&self.model, self.quiet, device)?.run(&self.job)
+    }
+}
+
+fn estimate(settings: &Settings, quiet: bool) -> Result<(), Failure> {
+    let model = Model::open(settings, settings.keep_resident.unwrap_or(false), quiet)?;
+    let prompts = match settings.prompt_embeds {
+        Some(_) => settings.prompt()?.count(),
+        None => settings.prompt.as_ref().map_or(1, Vec::len),
+    };
+    let options = settings.options()?;
+    let device = model.device.clone();
+    let task = Estimation {
+        model,
+        prompts,
+        options,
+    };
+    dispatch(&device, task)
+}
+
+struct Estimation {
+    model: Model,
+    prompts: usize,
+    options: GenerateOptions,
+}
+
+impl Task for Estimation {
+    fn run<B: Backend>(self, device: &B::Device) -> Result<(), Failure> {
+        let pipeline = self.model.pipeline::<B>(device)?;
+        let resident = self.model.keep_resident;
+        if let Some(estimate) = pipeline.estimate(self.prompts, resident, &self.options)? {
+            println!("{estimate}");
+            if let Some(available) = available_memory()
+                && let Err(problem) = estimate.fits(available)
+            {
+                println!("{problem}");
+            }
+        }
+        Ok(())
     }
 }

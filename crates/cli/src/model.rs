@@ -1,7 +1,8 @@
 use std::path::Path;
 
+use burn::tensor::{DType, backend::Backend};
 use i2vgen_checkpoint::Folder;
-use i2vgen_pipeline::PipelineError;
+use i2vgen_pipeline::{I2VGenXLPipeline, PipelineError};
 
 use crate::{
     choices::DtypeArg,
@@ -59,6 +60,15 @@ impl Model {
             device: settings.device.clone().unwrap_or_else(|| "cpu".to_owned()),
             keep_resident,
         })
+    }
+
+    /// To be loaded stage by stage.
+    pub(crate) fn pipeline<B: Backend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<I2VGenXLPipeline<B>, PipelineError> {
+        let (folder, variant) = (self.folder.clone(), self.variant.as_deref());
+        I2VGenXLPipeline::from_folder(folder, variant, DType::F32, device)
     }
 
     /// What one process can have only one of.

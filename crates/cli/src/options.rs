@@ -1,6 +1,8 @@
 //! Settings to the library's options, and back.
 
-use i2vgen_pipeline::{FreeU, GenerateOptions, HostTensor, Lora, Prompt, Tiling, VaeTiling};
+use i2vgen_pipeline::{
+    FreeU, GenerateOptions, HostTensor, Lora, Prompt, SaveOptions, Tiling, VaeTiling,
+};
 
 use crate::{failure::Failure, settings::Settings, tensors};
 
@@ -81,7 +83,7 @@ impl Settings {
         );
         set(&mut options.compat, self.compat.map(Into::into));
         set(&mut options.output_type, self.output_type.map(Into::into));
-        self.refuse_what_is_not_there_yet()?;
+        set(&mut options.prompt_weighting, self.prompt_weighting);
         Ok(options)
     }
 
@@ -127,22 +129,21 @@ impl Settings {
             seed: Some(seeds.to_vec()),
             image_latents: Some(self.image_latents.unwrap_or_default()),
             compat: Some(self.compat.unwrap_or_default()),
+            prompt_weighting: Some(options.prompt_weighting),
             output_type: Some(self.output_type.unwrap_or_default()),
+            gif_palette: Some(self.gif_palette.unwrap_or_default()),
+            gif_dither: Some(self.gif_dither.unwrap_or_default()),
             ..self.clone().with_absolute_paths()
         }
     }
 
-    fn refuse_what_is_not_there_yet(&self) -> Result<(), Failure> {
-        let given = [
-            ("prompt-weighting", self.prompt_weighting.is_some()),
-            ("gif-palette", self.gif_palette.is_some()),
-            ("gif-dither", self.gif_dither.is_some()),
-        ];
-        match given.iter().find(|(_, given)| *given) {
-            Some((name, _)) => Err(Failure::Input(format!(
-                "--{name}: is not in this version; leave it out"
-            ))),
-            None => Ok(()),
+    /// How files are written; `metadata` goes inside of them.
+    pub(crate) fn save_options(&self, metadata: String) -> SaveOptions {
+        SaveOptions {
+            gif_palette: self.gif_palette.unwrap_or_default().into(),
+            gif_dither: self.gif_dither.unwrap_or_default().into(),
+            metadata: Some(metadata),
+            ..SaveOptions::default()
         }
     }
 }

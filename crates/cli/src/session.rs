@@ -9,19 +9,31 @@ use std::{
     },
 };
 
-use burn::tensor::{DType, backend::Backend};
-use i2vgen_pipeline::{Event, Generation, I2VGenXLPipeline, PipelineError, Video};
+use burn::tensor::backend::Backend;
+use i2vgen_pipeline::{
+    Event, Generation, I2VGenXLPipeline, PipelineError, Video, available_memory,
+};
 use image::RgbImage;
 
 use crate::{
-    continuation::Source, failure::Failure, job::Job, model::Model, progress::Progress, sidecar,
-    staging::Staging, tensors,
+    continuation::Source,
+    failure::Failure,
+    job::Job,
+    model::Model,
+    progress::Progress,
+    sidecar::{self, Record},
+    staging::Staging,
+    tensors,
 };
 
 /// A model on a device, for one job or many.
 pub(crate) struct Session<'a, B: Backend> {
     model: &'a Model,
     pipeline: I2VGenXLPipeline<B>,
+    /// With all weights, once they are loaded.
+    resident: OnceCell<I2VGenXLPipeline<B>>,
+    /// Before any weights are loaded; none if this is not the device's memory.
+    memory: Option<u64>,
     stop: Arc<AtomicBool>,
     quiet: bool,
     /// Of the weights; reading them takes a while, so once must do.
@@ -40,18 +52,11 @@ impl<'a, B: Backend> Session<'a, B> {
             }
         });
         handler.map_err(|e| Failure::Input(format!("cannot watch for Ctrl-C: {e}")))?;
-        let (folder, variant) = (model.folder.clone(), model.variant.as_deref());
-        let pipeline = I2VGenXLPipeline::<B>::from_folder(folder, variant, DType::F32, device)?;
-        let pipeline = match model.keep_resident {
-            true => {
-                Progress::new(quiet).stage("loading the model");
-                pipeline.keep_resident()?
-            }
-            false => pipeline,
-        };
         Ok(Self {
             model,
-            pipeline,
+            pipeline: model.pipeline(device)?,
+            resident: OnceCell::new(),
+            memory: available_memory().filter(|_| model.device == "cpu"),
             stop,
             quiet,
             hashes: OnceCell::new(),
@@ -61,20 +66,20 @@ impl<'a, B: Backend> Session<'a, B> {
     /// Makes the videos of a job and writes them.
     pub(crate) fn run(&self, job: &Job) -> Result<(), Failure> {
         let mut progress = Progress::new(self.quiet);
-        let images = self.images(job, &mut progress)?;
+        self.check_memory(job)?;
+        let pipeline = self.loaded(&mut progress)?;
+        let images = images(pipeline, job, &mut progress)?;
         let prompt = job.prompt.clone();
-        let generation =
-            self.pipeline
-                .run(&images, prompt, &job.options, |event: Event<'_, B>| {
-                    progress.tell(&event);
-                    if let Event::Preview { done, video } = &event {
-                        preview(&job.output, *done, video, &progress);
-                    }
-                    match self.stopped() {
-                        true => ControlFlow::Break(()),
-                        false => ControlFlow::Continue(()),
-                    }
-                })?;
+        let generation = pipeline.run(&images, prompt, &job.options, |event: Event<'_, B>| {
+            progress.tell(&event);
+            if let Event::Preview { done, video } = &event {
+                preview(&job.output, *done, video, &progress);
+            }
+            match self.stopped() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
         progress.finish();
         if generation.cut_tokens > 0 && !self.quiet {
             eprintln!(
@@ -88,7 +93,12 @@ impl<'a, B: Backend> Session<'a, B> {
                 generation.unknown_lora_keys.len()
             );
         }
-        let written = self.write(job, &generation)?;
+        if !self.quiet {
+            for problem in &generation.frame_problems {
+                eprintln!("warning: {problem}");
+            }
+        }
+        let written = self.write(job, &generation, &images)?;
         if !self.quiet {
             let seconds: f64 = generation.timings.iter().map(|(_, s)| s).sum();
             let seeds: Vec<_> = generation.seeds.iter().map(u64::to_string).collect();
@@ -106,29 +116,56 @@ impl<'a, B: Backend> Session<'a, B> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    fn images(&self, job: &Job, progress: &mut Progress) -> Result<Vec<RgbImage>, PipelineError> {
-        let image = |source: &Source| match source {
-            Source::Picture(image) => Ok(image.clone()),
-            Source::Latents(latents) => {
-                progress.stage("VAE decoder");
-                let video = self.pipeline.decode_latents(latents, &job.options)?;
-                Ok(video.frame(0, 0))
-            }
-        };
-        job.pictures.iter().map(image).collect()
+    /// Refuses what would not fit, and options that are out of range, before weights are loaded.
+    fn check_memory(&self, job: &Job) -> Result<(), Failure> {
+        let prompts = job.prompt.count();
+        let estimate = self
+            .pipeline
+            .estimate(prompts, self.model.keep_resident, &job.options)?;
+        match (estimate, self.memory) {
+            (Some(estimate), Some(memory)) => estimate.fits(memory).map_err(Failure::Input),
+            _ => Ok(()),
+        }
     }
 
-    fn write(&self, job: &Job, generation: &Generation) -> Result<Vec<String>, PipelineError> {
+    fn loaded(&self, progress: &mut Progress) -> Result<&I2VGenXLPipeline<B>, PipelineError> {
+        if !self.model.keep_resident {
+            return Ok(&self.pipeline);
+        }
+        if let Some(resident) = self.resident.get() {
+            return Ok(resident);
+        }
+        progress.stage("loading the model");
+        let resident = self.pipeline.clone().keep_resident()?;
+        Ok(self.resident.get_or_init(|| resident))
+    }
+
+    fn write(
+        &self,
+        job: &Job,
+        generation: &Generation,
+        images: &[RgbImage],
+    ) -> Result<Vec<String>, PipelineError> {
+        let arguments = sidecar::arguments(self.model, job, generation);
+        let save_options = job.settings.save_options(sidecar::metadata(&arguments));
         let mut staging = Staging::default();
         staging.add(&job.output, |path| match &generation.video {
-            Some(video) => video.save(path),
+            Some(video) => video.save_with(path, &save_options),
             None => {
                 generation.latents.save(path)?;
                 Ok(vec![path.to_owned()])
             }
         })?;
         let written = staging.outputs();
-        let record = sidecar::record(self.model, job, generation, &written, self.hashes()?);
+        let record = Record {
+            model: self.model,
+            job,
+            generation,
+            images,
+            outputs: &written,
+            hashes: self.hashes()?,
+        };
+        let record = record.to_json(&arguments);
         type Write = fn(&Path, &Generation) -> Result<(), PipelineError>;
         let also: [(_, Write); 2] = [
             (&job.settings.save_prompt_embeds, tensors::write_embeds),
@@ -153,6 +190,22 @@ impl<'a, B: Backend> Session<'a, B> {
         let hashes = sidecar::hashes(&self.model.folder)?;
         Ok(self.hashes.get_or_init(|| hashes))
     }
+}
+
+fn images<B: Backend>(
+    pipeline: &I2VGenXLPipeline<B>,
+    job: &Job,
+    progress: &mut Progress,
+) -> Result<Vec<RgbImage>, PipelineError> {
+    let image = |source: &Source| match source {
+        Source::Picture(image) => Ok(image.clone()),
+        Source::Latents(latents) => {
+            progress.stage("VAE decoder");
+            let video = pipeline.decode_latents(latents, &job.options)?;
+            Ok(video.frame(0, 0))
+        }
+    };
+    job.pictures.iter().map(image).collect()
 }
 
 /// `OUTPUT.step-NNNN.png`. That it could not be written is no reason to stop.

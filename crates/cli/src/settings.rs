@@ -48,8 +48,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "FILE")]
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) image: Option<Vec<PathBuf>>,
-    /// Instead of an image: the last frame of an earlier video (its .json: the other arguments are then the defaults, too, and
-    /// the seed is one more) or of latents (.safetensors). A heuristic: the model knows nothing of the earlier frames
+    /// Instead of an image: the last frame of an earlier video. Of its .json the other arguments are then the defaults, too, and
+    /// the seed is one more; it may also be the video itself, or latents (.safetensors). A heuristic: the model knows nothing
+    /// of the earlier frames
     #[arg(long, value_name = "FILE")]
     pub(crate) continue_from: Option<PathBuf>,
     /// What happens; repeat it for several videos
@@ -163,16 +164,16 @@ pub(crate) struct Settings {
     /// Frames, or latents as the scheduler left them [default: video]
     #[arg(long, value_enum)]
     pub(crate) output_type: Option<OutputTypeArg>,
-    /// Whether a GIF has a palette for each frame or one for all
+    /// Whether a GIF has a palette for each frame or one for all [default: global]
     #[arg(long, value_enum)]
     pub(crate) gif_palette: Option<GifPaletteArg>,
-    /// How a GIF imitates colours that its palette lacks
+    /// How a GIF imitates colours that its palette lacks [default: floyd-steinberg]
     #[arg(long, value_enum)]
     pub(crate) gif_dither: Option<GifDitherArg>,
     /// After every so many steps, write what the model believes the video to be: OUTPUT.step-NNNN.png (animated)
     #[arg(long, value_name = "K")]
     pub(crate) preview_every: Option<usize>,
-    /// Where to write: .gif, .png (animated), .safetensors, or a folder
+    /// Where to write: .mp4, .webp, .gif, .png (animated), .safetensors, .npy, or a folder of PNGs
     #[arg(long, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
     /// Write the embeddings of the prompts, for --prompt-embeds and --negative-prompt-embeds
@@ -253,8 +254,8 @@ impl Settings {
         .flatten()
     }
 
-    /// With paths that mean the same from everywhere.
-    pub(crate) fn with_absolute_paths(mut self) -> Self {
+    /// Every path, but not a model's name.
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let is_name = |path: &Path| path.to_str().is_some_and(i2vgen_hub::is_model_id);
         let single = [
             self.model.as_mut().filter(|model| !is_name(model)),
@@ -268,7 +269,12 @@ impl Settings {
         ];
         let images = self.image.iter_mut().flatten();
         let loras = self.lora.iter_mut().flatten().map(|lora| &mut lora.path);
-        for path in single.into_iter().flatten().chain(images).chain(loras) {
+        single.into_iter().flatten().chain(images).chain(loras)
+    }
+
+    /// With paths that mean the same from everywhere.
+    pub(crate) fn with_absolute_paths(mut self) -> Self {
+        for path in self.paths_mut() {
             *path = absolute(path);
         }
         self

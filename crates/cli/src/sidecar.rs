@@ -6,7 +6,8 @@ use std::{
 };
 
 use i2vgen_checkpoint::Folder;
-use i2vgen_pipeline::{Generation, PipelineError};
+use i2vgen_pipeline::{Generation, PipelineError, first_frame_similarity, motion_energy};
+use image::RgbImage;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -15,66 +16,128 @@ use crate::{job::Job, model::Model, settings::Settings};
 /// burn has no constant for it; a test compares it with Cargo.lock.
 const BURN_VERSION: &str = "0.21.0";
 
-pub(crate) fn record(
-    model: &Model,
-    job: &Job,
-    generation: &Generation,
-    outputs: &[(PathBuf, Option<u64>)],
-    hashes: &BTreeMap<String, String>,
-) -> Value {
-    let (settings, options) = (&job.settings, &job.options);
-    let timings: BTreeMap<_, _> = generation.timings.iter().copied().collect();
-    let names = |paths: &[PathBuf]| paths.iter().map(|p| name(p)).collect::<Vec<_>>();
-    let outputs_of = |(path, _): &(PathBuf, Option<u64>)| name(path);
-    let arguments = Settings {
+/// Everything that the run was told or chose itself.
+pub(crate) fn arguments(model: &Model, job: &Job, generation: &Generation) -> Settings {
+    Settings {
         revision: model.revision.clone(),
-        ..settings.completed(options, &generation.seeds)
+        ..job.settings.completed(&job.options, &generation.seeds)
+    }
+}
+
+/// What goes inside of the video: how it was made, but not where files lie, since videos are passed on. One line without
+/// control characters.
+pub(crate) fn metadata(arguments: &Settings) -> String {
+    let mut settings = Settings {
+        threads: None,
+        keep_resident: None,
+        offline: None,
+        ..arguments.clone().without_outputs()
     };
-    json!({
-        "outputs": outputs.iter().map(outputs_of).collect::<Vec<_>>(),
-        "output_bytes": outputs.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),
-        "prompt": one_or_many(settings.prompt.clone().unwrap_or_default()),
-        "negative_prompt": match (&settings.negative_prompt, &settings.negative_prompt_embeds) {
-            (_, Some(_)) => Value::Null,
-            (texts, None) => one_or_many(texts.clone().unwrap_or(vec![String::new()])),
-        },
-        "image": match (&settings.image, &settings.continue_from) {
-            (Some(images), _) => one_or_many(names(images)),
-            (None, Some(path)) => json!(name(path)),
-            (None, None) => Value::Null,
-        },
-        "height": options.height,
-        "width": options.width,
-        "num_frames": options.num_frames,
-        "target_fps": options.target_fps,
-        "num_inference_steps": options.num_inference_steps,
-        "guidance_scale": options.guidance_scale,
-        "eta": options.eta,
-        "num_videos_per_prompt": options.num_videos_per_prompt,
-        "decode_chunk_size": options.decode_chunk_size,
-        "clip_skip": options.clip_skip,
-        "image_latents": arguments.image_latents,
-        "compat": arguments.compat,
-        "output_type": arguments.output_type,
-        "latents_given": options.latents.is_some(),
-        "seed": generation.seeds[0],
-        "seeds": generation.seeds,
-        "cut_tokens": generation.cut_tokens,
-        "unknown_lora_keys": generation.unknown_lora_keys,
-        "device": model.device,
-        "dtype": "f32",
-        "model": model.folder.display(""),
-        "model_sha256": hashes,
-        "arguments": arguments.to_json(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "versions": {
-            "i2vgen": env!("CARGO_PKG_VERSION"),
-            "burn": BURN_VERSION,
-            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        },
-        "seconds": timings,
-        "peak_memory_bytes": peak_memory(),
-    })
+    for path in settings.paths_mut() {
+        *path = path.file_name().map_or_else(|| path.clone(), PathBuf::from);
+    }
+    let text = json!({"i2vgen": env!("CARGO_PKG_VERSION"), "arguments": settings.to_json()});
+    let mut line = String::new();
+    for c in text.to_string().chars() {
+        match c.is_control() {
+            true => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+/// What a sidecar tells of.
+pub(crate) struct Record<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) job: &'a Job,
+    pub(crate) generation: &'a Generation,
+    pub(crate) images: &'a [RgbImage],
+    /// With the lengths of those that are files.
+    pub(crate) outputs: &'a [(PathBuf, Option<u64>)],
+    pub(crate) hashes: &'a BTreeMap<String, String>,
+}
+
+impl Record<'_> {
+    /// How like its picture each video begins, and how much moves in it.
+    fn videos(&self) -> Vec<Value> {
+        let Some(video) = &self.generation.video else {
+            return Vec::new();
+        };
+        let image = |index: usize| match self.images {
+            [only] => only,
+            all => &all[index / self.job.options.num_videos_per_prompt],
+        };
+        let [videos, ..] = video.shape();
+        let about = |index| {
+            json!({
+                "first_frame_similarity": first_frame_similarity(video, index, image(index)),
+                "motion_energy": motion_energy(video, index),
+            })
+        };
+        (0..videos).map(about).collect()
+    }
+
+    pub(crate) fn to_json(&self, arguments: &Settings) -> Value {
+        let Self {
+            model,
+            job,
+            generation,
+            outputs,
+            hashes,
+            ..
+        } = self;
+        let (settings, options) = (&job.settings, &job.options);
+        let timings: BTreeMap<_, _> = generation.timings.iter().copied().collect();
+        let names = |paths: &[PathBuf]| paths.iter().map(|p| name(p)).collect::<Vec<_>>();
+        json!({
+            "outputs": outputs.iter().map(|(path, _)| name(path)).collect::<Vec<_>>(),
+            "output_bytes": outputs.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),
+            "prompt": one_or_many(settings.prompt.clone().unwrap_or_default()),
+            "negative_prompt": match (&settings.negative_prompt, &settings.negative_prompt_embeds) {
+                (_, Some(_)) => Value::Null,
+                (texts, None) => one_or_many(texts.clone().unwrap_or(vec![String::new()])),
+            },
+            "image": match (&settings.image, &settings.continue_from) {
+                (Some(images), _) => one_or_many(names(images)),
+                (None, Some(path)) => json!(name(path)),
+                (None, None) => Value::Null,
+            },
+            "height": options.height,
+            "width": options.width,
+            "num_frames": options.num_frames,
+            "target_fps": options.target_fps,
+            "num_inference_steps": options.num_inference_steps,
+            "guidance_scale": options.guidance_scale,
+            "eta": options.eta,
+            "num_videos_per_prompt": options.num_videos_per_prompt,
+            "decode_chunk_size": options.decode_chunk_size,
+            "clip_skip": options.clip_skip,
+            "image_latents": arguments.image_latents,
+            "compat": arguments.compat,
+            "output_type": arguments.output_type,
+            "latents_given": options.latents.is_some(),
+            "seed": generation.seeds[0],
+            "seeds": generation.seeds,
+            "cut_tokens": generation.cut_tokens,
+            "unknown_lora_keys": generation.unknown_lora_keys,
+            "device": model.device,
+            "dtype": "f32",
+            "model": model.folder.display(""),
+            "model_sha256": hashes,
+            "arguments": arguments.to_json(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "versions": {
+                "i2vgen": env!("CARGO_PKG_VERSION"),
+                "burn": BURN_VERSION,
+                "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            },
+            "videos": self.videos(),
+            "frame_problems": generation.frame_problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "seconds": timings,
+            "peak_memory_bytes": peak_memory(),
+        })
+    }
 }
 
 fn name(path: &Path) -> String {

@@ -240,3 +240,15 @@ fn bad_lists_are_refused_before_anything_is_done() {
     std::fs::write(path.join("jobs.jsonl"), [b'"', 0xff]).expect("written");
     bad(&program(path, &["batch", "jobs.jsonl"]), "is not text");
 }
+
+#[test]
+fn a_chain_of_continuations() {
+    let folder = temporary();
+    let path = folder.path();
+    let list = r#"{"image": "image.png", "prompt": "a", "seed": 7, "output": "1.png"}
+{"continue_from": "1.png.json", "output": "2.png"}
+{"continue_from": "2.png.json", "prompt": "b", "output": "3.png"}"#;
+    ok(&batch(path, list, &["--quiet"]));
+    let last = json(&path.join("3.png.json"));
+    assert_eq!((&last["seed"], &last["prompt"]), (&9.into(), &"b".into()));
+}

@@ -8,6 +8,7 @@ mod config;
 mod continuation;
 mod inputs;
 mod lora;
+mod outputs;
 mod pull;
 mod repeat;
 mod sampling;
