@@ -138,11 +138,11 @@ impl Settings {
     }
 
     /// How files are written; `metadata` goes inside of them.
-    pub(crate) fn save_options(&self, metadata: String) -> SaveOptions {
+    pub(crate) fn save_options(&self, metadata: Option<String>) -> SaveOptions {
         SaveOptions {
             gif_palette: self.gif_palette.unwrap_or_default().into(),
             gif_dither: self.gif_dither.unwrap_or_default().into(),
-            metadata: Some(metadata),
+            metadata,
             ..SaveOptions::default()
         }
     }

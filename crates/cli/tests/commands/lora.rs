@@ -96,22 +96,23 @@ fn files_that_do_not_fit() {
     picture(path);
     lora(path, "wide.safetensors", 2);
     std::fs::write(path.join("text.safetensors"), "hello").expect("written");
-    let data = [0u8; 4];
-    let view = TensorView::new(Dtype::F32, vec![1, 1], &data).expect("a view");
-    safetensors::serialize_to_file(
-        [
-            ("unet.nowhere.lora_A.weight", view.clone()),
-            ("unet.nowhere.lora_B.weight", view),
-        ],
-        None,
-        &path.join("other.safetensors"),
-    )
-    .expect("written");
+    lora(path, "good.safetensors", 1);
+    let good = bytes(&path.join("good.safetensors"));
+    let good = SafeTensors::deserialize(&good).expect("a LoRA");
+    let one = good.tensors().into_iter().next().expect("a matrix").1;
+    let part = |half: &str| (format!("unet.nowhere.lora_{half}.weight"), one.clone());
+    let mut tensors = vec![part("A"), part("B")];
+    let file = path.join("other.safetensors");
+    safetensors::serialize_to_file(tensors.clone(), None, &file).expect("written");
+    tensors.extend(good.tensors());
+    let file = path.join("more.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).expect("written");
     let before = names(path);
     for file in [
         "wide.safetensors",
         "text.safetensors",
         "other.safetensors",
+        "more.safetensors",
         "none.safetensors",
         ".",
     ] {
@@ -126,10 +127,15 @@ fn files_that_do_not_fit() {
     }
     let allowed = [
         "--lora",
-        "other.safetensors",
+        "more.safetensors",
         "--allow-unknown-lora",
         "--output",
         "a.gif",
     ];
     ok(&run(path, &[&ONE[..], &allowed].concat()));
+    let unknown = crate::json(&path.join("a.gif.json"))["unknown_lora_keys"].clone();
+    assert!(
+        unknown.as_array().is_some_and(|keys| !keys.is_empty()),
+        "{unknown}"
+    );
 }
