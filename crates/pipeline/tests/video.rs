@@ -513,7 +513,11 @@ fn frames_are_checked() -> Result {
         let error = check_frames(&Video::new(values, [2, 3, 2, 2], 8.0)?).unwrap_err();
         assert!(matches!(
             error,
-            PipelineError::NotFinite { video: 1, frame: 2 }
+            PipelineError::NotFinite {
+                video: 1,
+                frame: 2,
+                ..
+            }
         ));
         assert!(
             error
