@@ -1,5 +1,8 @@
 //! LoRA files of every layout against PEFT's own merge (`goldens/lora/generate.py`).
 
+#[path = "lora/exact.rs"]
+mod exact;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
