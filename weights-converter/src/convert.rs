@@ -236,7 +236,7 @@ impl Conversion {
 
 /// Whether an earlier conversion folded the gain into these weights: the manifest above them says so.
 fn is_folded(plan: &Plan) -> bool {
-    let files = plan
+    let mut files = plan
         .files
         .iter()
         .filter_map(|f| std::path::absolute(f).ok());
@@ -246,7 +246,7 @@ fn is_folded(plan: &Plan) -> bool {
     };
     // The component's own folder, or the pipeline's.
     let above = |file: PathBuf| file.ancestors().skip(1).take(2).any(says);
-    plan.component == Component::Unet && files.map(above).any(|folded| folded)
+    plan.component == Component::Unet && files.any(above)
 }
 
 fn sha256(path: &Path) -> Result<String, ConvertError> {

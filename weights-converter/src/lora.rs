@@ -171,6 +171,11 @@ impl Lora {
         Ok(Merged { merged, skipped })
     }
 
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -179,6 +184,14 @@ impl Lora {
     /// How strongly it is added; 1 is as trained.
     pub fn strength(&self) -> f32 {
         self.strength
+    }
+}
+
+impl Source {
+    /// Whether it holds what is added to a model's weights (also in ways that cannot be merged) instead of weights.
+    pub(crate) fn is_lora(&self) -> bool {
+        let is_part = |key: &String| parse(key).is_some_and(|(_, part)| part != Part::Alpha);
+        self.tensors.keys().any(is_part)
     }
 }
 

@@ -566,6 +566,9 @@ fn burnpack_is_written_beside() {
     ] {
         let file = fs::read(out.join(part).join(format!("{stem}.bpk"))).unwrap();
         assert_eq!(&file[..6], b"NRUB\x01\x00");
+        let error = Source::open(&out.join(part).join(format!("{stem}.bpk")));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("safetensors beside it"), "{error}");
     }
     assert_eq!(json!(told), json!(bytes));
 }

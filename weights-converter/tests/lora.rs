@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use i2vgen_weights_converter::{Component, Conversion, Lora, Options, Trio};
+use i2vgen_weights_converter::{Component, Conversion, Lora, Options, Source, Trio, inspect};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 fn goldens() -> PathBuf {
@@ -226,6 +226,49 @@ fn what_does_not_fit_is_told() {
         .merge(&Lora::open(&path, 1.0).unwrap(), true)
         .unwrap();
     assert_eq!(skipped, ["b.lora_A.weight", "b.lora_B.weight"]);
+}
+
+/// `inspect` tells a LoRA from a model, whatever its modules are called.
+#[test]
+fn inspection_knows_them() {
+    for name in [
+        "diffusers.safetensors",
+        "diffusers_old.safetensors",
+        "kohya.safetensors",
+        "kohya.pt",
+        "kohya_original.safetensors",
+        "peft_unet",
+        "peft_text",
+        "peft_rslora/adapter_model.safetensors",
+    ] {
+        let path = goldens().join("lora").join(name);
+        let report = inspect(&path, true).unwrap();
+        assert!(report.is_sound(), "{report}");
+        let [part] = report.components.as_slice() else {
+            panic!("{report}");
+        };
+        assert_eq!(part.component, None);
+        assert!(part.lora.is_some_and(|layers| layers > 0));
+        let command = report.convert.as_deref().unwrap();
+        assert!(command.contains("--lora '"), "{command}");
+        assert!(report.to_string().contains(" layers"), "{report}");
+    }
+    let file = goldens().join("lora/peft_unet/adapter_model.safetensors");
+    let error = Source::open(&file).unwrap().component().unwrap_err();
+    assert!(
+        error.to_string().contains("merge it with --lora"),
+        "{error}"
+    );
+    // One that cannot be merged.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lora.safetensors");
+    write(&path, &[("a.hada_w1_a", &[4, 4])]);
+    let report = inspect(&path, false).unwrap();
+    assert!(
+        !report.is_sound() && report.problems[0].contains("LoHa"),
+        "{report}"
+    );
+    assert_eq!(report.convert, None);
 }
 
 #[test]
