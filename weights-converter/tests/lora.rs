@@ -65,6 +65,10 @@ fn convert(loras: &[(&Path, f32)]) -> (Tensors, Tensors) {
     (unet, read(&output.join("text_encoder/model.safetensors")))
 }
 
+fn near(a: &[f32], b: &[f32]) -> bool {
+    a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-6)
+}
+
 /// The weights that PEFT changed are as PEFT made them, all others are untouched.
 fn check(found: &Tensors, base: &Tensors, expected: &Tensors, case: &str) {
     let mut changed = 0;
@@ -74,15 +78,8 @@ fn check(found: &Tensors, base: &Tensors, expected: &Tensors, case: &str) {
             continue;
         };
         assert_ne!(values, &base[key], "{key} must change");
-        let worst = values
-            .iter()
-            .zip(want)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(
-            values.len() == want.len() && worst <= 2e-6,
-            "{case} {key}: {worst}"
-        );
+        assert_eq!(values.len(), want.len(), "{case} {key}");
+        assert!(near(values, want), "{case} {key}");
         changed += 1;
     }
     let wanted = expected
@@ -128,12 +125,7 @@ fn strengths_add_up_and_zero_changes_nothing() {
     let (once, _) = convert(&[(&path, 1.0)]);
     let (thrice, _) = convert(&[(&path, 0.75), (&path, -0.25), (&path, 0.5)]);
     for (key, want) in &once {
-        let worst = thrice[key]
-            .iter()
-            .zip(want)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(worst <= 2e-6, "{key}: {worst}");
+        assert!(near(&thrice[key], want), "{key}");
     }
     assert_ne!(once, unet);
 }
