@@ -519,11 +519,7 @@ fn frames_are_checked() -> Result {
                 ..
             }
         ));
-        assert!(
-            error
-                .to_string()
-                .contains("(video 1, frame 2)")
-        );
+        assert!(error.to_string().contains("(video 1, frame 2)"));
     }
     Ok(())
 }
