@@ -68,9 +68,11 @@ impl Goldens {
         let found: Vec<f32> = found.into_data().to_vec().expect("f32");
         let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
         let off = |(a, b): (&f32, &f32)| (a - b).abs();
-        // A NaN is as far as can be.
         let worst = found.iter().zip(&expected).map(off);
-        let worst = worst.fold(0f32, |max, x| if x <= max { max } else { x });
+        let worst = worst.fold(
+            0f32,
+            |max, x| if x.is_nan() { f32::MAX } else { max.max(x) },
+        );
         println!("{name}: max-abs {worst:.2e}, largest value {largest:.3}");
         worst / largest
     }

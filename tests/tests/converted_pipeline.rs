@@ -55,10 +55,11 @@ fn latents(fold: bool, compat: Compat) -> Vec<f32> {
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max)
+    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    off.fold(
+        0.0,
+        |max: f32, x| if x.is_nan() { f32::MAX } else { max.max(x) },
+    )
 }
 
 #[test]

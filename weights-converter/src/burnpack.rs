@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 
 /// "BURN", version 1.
-const MAGIC: u32 = 0x4255_524E;
+pub(crate) const MAGIC: u32 = 0x4255_524E;
 const VERSION: u16 = 1;
 
 /// Where a tensor may start.

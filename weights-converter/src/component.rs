@@ -4,7 +4,7 @@ use crate::{ConvertError, layout};
 
 /// A part of the pipeline that has weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Component {
     /// `I2VGenXLUNet`.
     Unet,

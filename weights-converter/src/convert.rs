@@ -10,7 +10,11 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{Component, ConvertError, Lora, Plan, folder, job::Job, write};
+use crate::{
+    Component, ConvertError, Lora, Plan, folder,
+    job::{Job, MANIFEST},
+    write,
+};
 
 /// Counts up when a table changes what it produces.
 pub const MAPPING_VERSION: u32 = 1;
@@ -40,6 +44,8 @@ pub struct Conversion {
     /// Whether each component has a folder of its own, as in a pipeline.
     pub(crate) pipeline: bool,
     loras: Vec<(PathBuf, f32)>,
+    /// Folders that were read besides the weights.
+    pub(crate) read: Vec<PathBuf>,
 }
 
 /// Where a small file comes from.
@@ -80,12 +86,38 @@ impl Conversion {
             files: Vec::new(),
             pipeline,
             loras: Vec::new(),
+            read: Vec::new(),
         }
     }
 
     /// One component becomes a component folder.
     pub fn component(plan: Plan) -> Self {
         Self::new(vec![plan], false)
+    }
+
+    /// Keeps a folder that configs came from from being overwritten, as the weights are.
+    pub fn protect(&mut self, folder: &Path) {
+        self.read.push(folder.to_owned());
+    }
+
+    /// Doubles what the UNet sees of the image, as the authors' code does at run time.
+    ///
+    /// # Errors
+    /// If no UNet of I2VGen-XL is among the components, or its weights are folded already.
+    pub fn fold_concat_gain(&mut self) -> Result<(), ConvertError> {
+        let refuse = |text: String| Err(ConvertError::Target(text));
+        let mut unets = self.plans.iter_mut();
+        let Some(unet) = unets.find(|p| p.component == Component::Unet) else {
+            return refuse("--concat-gain fold needs the UNet, which is not converted here".into());
+        };
+        if is_folded(unet) {
+            let file = unet.files[0].display();
+            return refuse(format!(
+                "'{file}' has the gain folded in already; leave out --concat-gain"
+            ));
+        }
+        unet.fold_concat_gain();
+        Ok(())
     }
 
     /// Adds a LoRA to the weights. Returns the keys that fit nowhere, which are an error without `allow_unknown`.
@@ -116,7 +148,7 @@ impl Conversion {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Value, ConvertError> {
         if options.fold_concat_gain {
-            self.plans.iter_mut().for_each(Plan::fold_concat_gain);
+            self.fold_concat_gain()?;
         }
         let mut paths: Vec<PathBuf> = Vec::new();
         let weights = self.plans.iter().flat_map(|p| &p.files);
@@ -129,7 +161,8 @@ impl Conversion {
             Content::File(path) => Some(path.clone()),
             Content::Bytes(_) => None,
         });
-        let sources: Vec<PathBuf> = paths.iter().cloned().chain(copies).collect();
+        let sources = paths.iter().chain(&self.read).cloned().chain(copies);
+        let sources: Vec<PathBuf> = sources.collect();
         let job = Job::begin(output, &sources, options.force)?;
         let hashes: Result<Vec<String>, ConvertError> = std::thread::scope(|scope| {
             let hash = || paths.iter().map(|p| sha256(p)).collect::<Result<_, _>>();
@@ -187,10 +220,11 @@ impl Conversion {
         };
         let lora =
             |(path, strength): &(PathBuf, f32)| json!({ "file": name(path), "strength": strength });
+        let folded = options.fold_concat_gain || self.plans.iter().any(is_folded);
         json!({
             "mapping_version": MAPPING_VERSION,
             "dtype": options.dtype.map_or("keep".to_owned(), |d| format!("{d:?}").to_lowercase()),
-            "concat_gain": if options.fold_concat_gain { "fold" } else { "keep" },
+            "concat_gain": if folded { "fold" } else { "keep" },
             "components": self.plans.iter().map(part).collect::<Map<_, _>>(),
             "tensors": self.plans.iter().map(|p| p.entries.len()).sum::<usize>(),
             "parameters": self.plans.iter().map(Plan::parameters).sum::<usize>(),
@@ -198,6 +232,21 @@ impl Conversion {
             "sources": sources,
         })
     }
+}
+
+/// Whether an earlier conversion folded the gain into these weights: the manifest above them says so.
+fn is_folded(plan: &Plan) -> bool {
+    let mut files = plan
+        .files
+        .iter()
+        .filter_map(|f| std::path::absolute(f).ok());
+    let says = |dir: &Path| {
+        let manifest = folder::read_json(&dir.join(MANIFEST));
+        manifest.is_ok_and(|json| json["concat_gain"] == "fold")
+    };
+    // The component's own folder, or the pipeline's.
+    let above = |file: PathBuf| file.ancestors().skip(1).take(2).any(says);
+    plan.component == Component::Unet && files.any(above)
 }
 
 fn sha256(path: &Path) -> Result<String, ConvertError> {

@@ -9,8 +9,8 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Component, ConvertError, Differences, FileFormat, INCOMPLETE, Plan, Source, folder, number,
-    read_config,
+    Component, ConvertError, Differences, FileFormat, INCOMPLETE, Lora, Plan, Source, folder,
+    number, read_config,
 };
 
 /// The findings.
@@ -33,6 +33,8 @@ pub struct Report {
 pub struct ComponentReport {
     /// Its name; none if no component of this model was recognised.
     pub component: Option<Component>,
+    /// Layers of a LoRA, if it is one.
+    pub lora: Option<usize>,
     /// How its files are written.
     pub format: FileFormat,
     /// Its files.
@@ -56,7 +58,7 @@ impl Report {
     /// Whether everything can be used.
     pub fn is_sound(&self) -> bool {
         let sound = |c: &ComponentReport| {
-            c.component.is_some()
+            (c.component.is_some() || c.lora.is_some())
                 && c.differences.is_empty()
                 && c.non_finite.as_ref().is_none_or(BTreeMap::is_empty)
         };
@@ -84,9 +86,18 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Report, ConvertError> {
             let config = read_config(*component, None)?;
             components.push(look(Some(*component), &sources, &config, deep)?);
         }
+        let mut problems = Vec::new();
         if found.is_empty() {
             components.push(look(None, &sources, &serde_json::Value::Null, deep)?);
         }
+        if sources[0].is_lora() {
+            match Lora::open(path, 1.0) {
+                Ok(lora) => components[0].lora = Some(lora.layers()),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let merge = (components.iter().any(|c| c.lora.is_some()))
+            .then(|| format!("cargo xtask convert folder MODEL --lora '{shown}' --output DIR"));
         let convert = (!found.is_empty()).then(|| match found.as_slice() {
             [_] => format!("cargo xtask convert file '{shown}' --output DIR"),
             several => {
@@ -99,9 +110,16 @@ pub fn inspect(path: &Path, deep: bool) -> Result<Report, ConvertError> {
             path: path.to_owned(),
             kind: kind.to_owned(),
             components,
-            problems: Vec::new(),
-            convert,
+            problems,
+            convert: convert.or(merge),
         });
+    }
+    // What PEFT saves: a LoRA and its settings.
+    if path.join("adapter_config.json").exists() {
+        let files = ["safetensors", "bin"].map(|end| path.join(format!("adapter_model.{end}")));
+        if let Some(file) = files.iter().find(|file| file.exists()) {
+            return inspect(file, deep);
+        }
     }
     let mut report = Report {
         path: path.to_owned(),
@@ -211,6 +229,7 @@ fn look(
     let bytes = |s: &Source| std::fs::metadata(&s.path).map_or(0, |m| m.len());
     Ok(ComponentReport {
         component,
+        lora: None,
         format: sources
             .first()
             .map_or(FileFormat::Safetensors, |s| s.format),
@@ -228,9 +247,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.path.display(), self.kind)?;
         for part in &self.components {
-            let (name, class) = match part.component {
-                Some(component) => (component.name(), component.class()),
-                None => ("not of this model", ""),
+            let (name, class) = match (part.component, part.lora) {
+                (Some(component), _) => (component.name(), component.class().to_owned()),
+                (None, Some(layers)) => ("LoRA", format!("{layers} layers")),
+                (None, None) => ("not of this model", String::new()),
             };
             let dtypes: Vec<String> = part
                 .dtypes

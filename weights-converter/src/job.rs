@@ -21,6 +21,8 @@ pub(crate) struct Job {
     target: PathBuf,
     folder: PathBuf,
     force: bool,
+    /// Folders above it that were not there, the innermost first.
+    parents: Vec<PathBuf>,
     _lock: File,
     done: bool,
 }
@@ -50,6 +52,9 @@ impl Job {
                 "'{shown}' exists; choose another --output or add --force"
             ));
         }
+        if target.exists() && !target.is_dir() {
+            return refuse(format!("'{shown}' is a file; choose another --output"));
+        }
         for used in [target, &folder].into_iter().filter(|path| path.exists()) {
             let real = used.canonicalize().map_err(ConvertError::io(used))?;
             let inside = |s: &&PathBuf| s.canonicalize().is_ok_and(|s| s.starts_with(&real));
@@ -68,6 +73,9 @@ impl Job {
                 "'{folder}' is in the way; move it away or choose another --output"
             ));
         }
+        let above = folder.ancestors().skip(1);
+        let parents = above.take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+        let parents = parents.map(Path::to_owned).collect();
         fs::create_dir_all(&folder).map_err(ConvertError::io(&folder))?;
         let marker = folder.join(INCOMPLETE);
         let lock = File::create(&marker).map_err(ConvertError::io(&marker))?;
@@ -105,6 +113,7 @@ impl Job {
             target: target.to_owned(),
             folder,
             force,
+            parents,
             _lock: lock,
             done: false,
         })
@@ -166,6 +175,9 @@ impl Drop for Job {
         if !self.done {
             // Nothing to tell anyone: the error that brought us here is being reported.
             let _ = fs::remove_dir_all(&self.folder);
+            for parent in &self.parents {
+                let _ = fs::remove_dir(parent);
+            }
         }
     }
 }

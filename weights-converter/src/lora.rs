@@ -224,6 +224,11 @@ impl Lora {
         self.layers.keys().any(|m| meant_for(m) == component)
     }
 
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -237,6 +242,14 @@ impl Lora {
     /// Changes how strongly it is added; may be negative. Not finite is an error when it is added.
     pub fn set_strength(&mut self, strength: f32) {
         self.strength = strength;
+    }
+}
+
+impl Source {
+    /// Whether it holds what is added to a model's weights (also in ways that cannot be merged) instead of weights.
+    pub(crate) fn is_lora(&self) -> bool {
+        let is_part = |key: &String| parse(key).is_some_and(|(_, part)| part != Part::Alpha);
+        self.tensors.keys().any(is_part)
     }
 }
 

@@ -68,6 +68,7 @@ impl Conversion {
             }
         }
         let mut conversion = Self::new(plans, true);
+        conversion.read.extend(configs.map(Path::to_owned));
         if only.is_none() {
             conversion.add_pipeline_files(configs)?;
         }
@@ -143,7 +144,7 @@ impl Conversion {
             ));
         }
         if !dir.join(MODEL_INDEX).exists() {
-            return Self::component_folder(dir, variant);
+            return Self::component_folder(dir, variant, only);
         }
         let index = folder::read_json(&dir.join(MODEL_INDEX))?;
         let slots = index.as_object().cloned().unwrap_or_default();
@@ -195,7 +196,11 @@ impl Conversion {
         Ok(conversion)
     }
 
-    fn component_folder(dir: &Path, variant: Option<&str>) -> Result<Self, ConvertError> {
+    fn component_folder(
+        dir: &Path,
+        variant: Option<&str>,
+        only: Option<&[Component]>,
+    ) -> Result<Self, ConvertError> {
         let path = dir.join("config.json");
         if !path.exists() {
             let reason = "it has neither model_index.json nor config.json; give a diffusers folder";
@@ -205,6 +210,10 @@ impl Conversion {
         let component = folder::component_of(&config).ok_or_else(|| {
             ConvertError::source(&path, "it does not describe a component of this model")
         })?;
+        if only.is_some_and(|only| !only.contains(&component)) {
+            let reason = format!("it holds the {}, which --only leaves out", component.name());
+            return Err(ConvertError::source(dir, reason));
+        }
         let sources = folder::open_weights(dir, component, variant)?;
         Ok(Self::component(Plan::new(component, &sources, &config)?))
     }

@@ -88,6 +88,9 @@ impl std::fmt::Display for Differences {
 impl Source {
     /// The components whose tensors this file holds, told from the names.
     pub fn components(&self) -> Vec<Component> {
+        if self.is_lora() {
+            return Vec::new();
+        }
         let has = |part: &str| self.tensors.keys().any(|key| key.contains(part));
         let starts = |part: &str| self.tensors.keys().any(|key| key.starts_with(part));
         // Both UNets have frame convolutions, which no image model has.
@@ -119,6 +122,9 @@ impl Source {
         let found = self.components();
         let reason = match found.as_slice() {
             [one] => return Ok(*one),
+            [] if self.is_lora() => {
+                "it is a LoRA; convert the model and merge it with --lora FILE".to_owned()
+            }
             [] => {
                 let keys: Vec<&str> = self.tensors.keys().take(3).map(String::as_str).collect();
                 let keys = keys.join(", ");

@@ -112,6 +112,9 @@ impl Source {
         if start.get(4..9) == Some(b"\0\0\0\0{") {
             return Self::open_safetensors(path, &file);
         }
+        if start.starts_with(&crate::burnpack::MAGIC.to_le_bytes()) {
+            return Err(bad("it is a burnpack; take the safetensors beside it"));
+        }
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
         let text = text.trim_ascii_start();
         if text.starts_with(b"version https://git-lfs") {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use half::{bf16, f16};
-use i2vgen_weights_converter::{Component, Conversion, ConvertError, Options, Trio};
+use i2vgen_weights_converter::{
+    Component, Conversion, ConvertError, Options, Plan, Source, Trio, read_config,
+};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -330,6 +332,51 @@ fn number_formats_shards_and_gain() {
     }
 }
 
+/// Weights that double the image's features themselves stay known as such, and are not doubled again.
+#[test]
+fn a_folded_gain_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name);
+    let (keep, fold) = (
+        Options::default(),
+        Options {
+            fold_concat_gain: true,
+            ..Options::default()
+        },
+    );
+    write(trio(), &out("folded"), &fold).unwrap();
+    let unet = out("folded/unet");
+    let file = unet.join("diffusion_pytorch_model.safetensors");
+    let folder = |path: &Path| Conversion::folder(path, None, None).unwrap();
+    let single = || {
+        let config = read_config(Component::Unet, Some(&out("folded"))).unwrap();
+        let source = Source::open(&file).unwrap();
+        Conversion::component(Plan::new(Component::Unet, &[source], &config).unwrap())
+    };
+    let sources: [&dyn Fn() -> Conversion; 3] =
+        [&|| folder(&out("folded")), &|| folder(&unet), &single];
+    for (i, source) in sources.iter().enumerate() {
+        let output = out(&i.to_string());
+        let error = write(source(), &output, &fold).unwrap_err().to_string();
+        assert!(error.contains("folded in already"), "{error}");
+        let manifest = write(source(), &output, &keep).unwrap();
+        assert_eq!(manifest["concat_gain"], "fold");
+        let found = tensors(if i == 0 { &unet } else { &output });
+        assert_eq!(found, tensors(&unet));
+    }
+    // Nothing to fold.
+    let vae = || folder(&out("folded/vae"));
+    let error = write(vae(), &out("vae"), &fold).unwrap_err().to_string();
+    assert!(error.contains("needs the UNet"), "{error}");
+    assert_eq!(
+        write(vae(), &out("vae"), &keep).unwrap()["concat_gain"],
+        "keep"
+    );
+    let other = Conversion::folder(&out("folded/vae"), None, Some(&[Component::Unet]));
+    let error = other.unwrap_err().to_string();
+    assert!(error.contains("--only leaves out"), "{error}");
+}
+
 #[test]
 fn values_beyond_f16_are_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -364,6 +411,8 @@ fn values_beyond_f16_are_told() {
         1,
         "nothing may be left"
     );
+    write(open(), &dir.path().join("deep/er/out"), &half).unwrap_err();
+    assert!(!dir.path().join("deep").exists(), "nothing may be left");
     let brain = Options {
         dtype: Some(Dtype::BF16),
         ..Options::default()
@@ -430,6 +479,22 @@ fn targets_are_guarded() {
         out.join("unet/diffusion_pytorch_model.safetensors")
             .exists()
     );
+    // The folder of the configs is a source as well.
+    let configs = dir.path().join("configs");
+    for (path, bytes) in files(&goldens().join("originals/configs")) {
+        fs::create_dir_all(configs.join(&path).parent().unwrap()).unwrap();
+        fs::write(configs.join(path), bytes).unwrap();
+    }
+    let only = Some(&[Component::Vae][..]);
+    let conversion = Conversion::trio(&trio_files(), Some(&configs), only).unwrap();
+    let error = write(conversion, &configs, &force).unwrap_err().to_string();
+    assert!(error.contains("would overwrite the source"), "{error}");
+    // A file is not replaced by a folder.
+    let file = dir.path().join("file");
+    fs::write(&file, "text").unwrap();
+    let error = write(trio(), &file, &force).unwrap_err().to_string();
+    assert!(error.contains("is a file"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"text");
     let error = write(trio(), Path::new("/"), &force)
         .unwrap_err()
         .to_string();
@@ -501,6 +566,9 @@ fn burnpack_is_written_beside() {
     ] {
         let file = fs::read(out.join(part).join(format!("{stem}.bpk"))).unwrap();
         assert_eq!(&file[..6], b"NRUB\x01\x00");
+        let error = Source::open(&out.join(part).join(format!("{stem}.bpk")));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("safetensors beside it"), "{error}");
     }
     assert_eq!(json!(told), json!(bytes));
 }

@@ -1,11 +1,14 @@
 //! LoRA files of every layout against PEFT's own merge (`goldens/lora/generate.py`).
 
+#[path = "lora/exact.rs"]
+mod exact;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use i2vgen_weights_converter::{Component, Conversion, Lora, Options, Trio};
+use i2vgen_weights_converter::{Component, Conversion, Lora, Options, Source, Trio, inspect};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 fn goldens() -> PathBuf {
@@ -62,6 +65,10 @@ fn convert(loras: &[(&Path, f32)]) -> (Tensors, Tensors) {
     (unet, read(&output.join("text_encoder/model.safetensors")))
 }
 
+fn near(a: &[f32], b: &[f32]) -> bool {
+    a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-6)
+}
+
 /// The weights that PEFT changed are as PEFT made them, all others are untouched.
 fn check(found: &Tensors, base: &Tensors, expected: &Tensors, case: &str) {
     let mut changed = 0;
@@ -71,15 +78,8 @@ fn check(found: &Tensors, base: &Tensors, expected: &Tensors, case: &str) {
             continue;
         };
         assert_ne!(values, &base[key], "{key} must change");
-        let worst = values
-            .iter()
-            .zip(want)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(
-            values.len() == want.len() && worst <= 2e-6,
-            "{case} {key}: {worst}"
-        );
+        assert_eq!(values.len(), want.len(), "{case} {key}");
+        assert!(near(values, want), "{case} {key}");
         changed += 1;
     }
     let wanted = expected
@@ -125,12 +125,7 @@ fn strengths_add_up_and_zero_changes_nothing() {
     let (once, _) = convert(&[(&path, 1.0)]);
     let (thrice, _) = convert(&[(&path, 0.75), (&path, -0.25), (&path, 0.5)]);
     for (key, want) in &once {
-        let worst = thrice[key]
-            .iter()
-            .zip(want)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(worst <= 2e-6, "{key}: {worst}");
+        assert!(near(&thrice[key], want), "{key}");
     }
     assert_ne!(once, unet);
 }
@@ -223,6 +218,49 @@ fn what_does_not_fit_is_told() {
         .merge(&Lora::open(&path, 1.0).unwrap(), true)
         .unwrap();
     assert_eq!(skipped, ["b.lora_A.weight", "b.lora_B.weight"]);
+}
+
+/// `inspect` tells a LoRA from a model, whatever its modules are called.
+#[test]
+fn inspection_knows_them() {
+    for name in [
+        "diffusers.safetensors",
+        "diffusers_old.safetensors",
+        "kohya.safetensors",
+        "kohya.pt",
+        "kohya_original.safetensors",
+        "peft_unet",
+        "peft_text",
+        "peft_rslora/adapter_model.safetensors",
+    ] {
+        let path = goldens().join("lora").join(name);
+        let report = inspect(&path, true).unwrap();
+        assert!(report.is_sound(), "{report}");
+        let [part] = report.components.as_slice() else {
+            panic!("{report}");
+        };
+        assert_eq!(part.component, None);
+        assert!(part.lora.is_some_and(|layers| layers > 0));
+        let command = report.convert.as_deref().unwrap();
+        assert!(command.contains("--lora '"), "{command}");
+        assert!(report.to_string().contains(" layers"), "{report}");
+    }
+    let file = goldens().join("lora/peft_unet/adapter_model.safetensors");
+    let error = Source::open(&file).unwrap().component().unwrap_err();
+    assert!(
+        error.to_string().contains("merge it with --lora"),
+        "{error}"
+    );
+    // One that cannot be merged.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lora.safetensors");
+    write(&path, &[("a.hada_w1_a", &[4, 4])]);
+    let report = inspect(&path, false).unwrap();
+    assert!(
+        !report.is_sound() && report.problems[0].contains("LoHa"),
+        "{report}"
+    );
+    assert_eq!(report.convert, None);
 }
 
 #[test]

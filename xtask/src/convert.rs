@@ -25,6 +25,9 @@ pub(crate) enum Convert {
         /// A diffusers folder whose configs and tokenizer describe a model of another than the published size
         #[arg(long, value_name = "DIR")]
         configs: Option<PathBuf>,
+        /// Only these components (comma-separated)
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<ComponentArg>,
         #[command(flatten)]
         common: Common,
     },
@@ -35,6 +38,9 @@ pub(crate) enum Convert {
         /// Prefer files of this variant, for example fp16
         #[arg(long)]
         variant: Option<String>,
+        /// Only these components (comma-separated)
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<ComponentArg>,
         #[command(flatten)]
         common: Common,
     },
@@ -76,9 +82,6 @@ pub(crate) struct Common {
     /// Whether the authors' doubled image features are folded into conv_in
     #[arg(long, default_value = "keep")]
     concat_gain: Gain,
-    /// Only these components (comma-separated)
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<ComponentArg>,
     /// Print what would be done, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -143,9 +146,10 @@ impl Convert {
                 vae,
                 clip,
                 configs,
+                only,
                 common,
             } => {
-                let only = common.only();
+                let only = components(only);
                 let files = Trio { unet, vae, clip };
                 common.run(Conversion::trio(
                     &files,
@@ -156,9 +160,10 @@ impl Convert {
             Self::Folder {
                 dir,
                 variant,
+                only,
                 common,
             } => {
-                let only = common.only();
+                let only = components(only);
                 common.run(Conversion::folder(
                     &dir,
                     variant.as_deref(),
@@ -177,21 +182,23 @@ impl Convert {
                     None => source.component()?,
                 };
                 let config = read_config(component, configs.as_deref())?;
-                common.run(Conversion::component(Plan::new(
-                    component,
-                    &[source],
-                    &config,
-                )?))
+                let plan = Plan::new(component, &[source], &config)?;
+                let mut conversion = Conversion::component(plan);
+                if let Some(configs) = &configs {
+                    conversion.protect(configs);
+                }
+                common.run(conversion)
             }
         }
     }
 }
 
-impl Common {
-    fn only(&self) -> Option<Vec<Component>> {
-        (!self.only.is_empty()).then(|| self.only.iter().map(|c| (*c).into()).collect())
-    }
+/// What `--only` names; none is all.
+fn components(only: Vec<ComponentArg>) -> Option<Vec<Component>> {
+    (!only.is_empty()).then(|| only.into_iter().map(Component::from).collect())
+}
 
+impl Common {
     fn run(self, mut conversion: Conversion) -> Result<(), Box<dyn Error>> {
         let options = Options {
             dtype: match self.dtype {
@@ -237,7 +244,7 @@ impl Common {
 
     fn dry_run(self, mut conversion: Conversion, options: &Options) -> Result<(), Box<dyn Error>> {
         if options.fold_concat_gain {
-            conversion.plans.iter_mut().for_each(Plan::fold_concat_gain);
+            conversion.fold_concat_gain()?;
         }
         let entries = || {
             conversion

@@ -6,7 +6,7 @@ mod inspect;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Repository tasks")]
@@ -27,7 +27,15 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match Args::parse().task {
+    let task = match Args::try_parse() {
+        Ok(args) => args.task,
+        Err(error) if error.use_stderr() && !is_help(error.kind()) => {
+            eprintln!("{}", one_line(&error));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    let result = match task {
         Task::Convert(task) => task.run(),
         Task::Inspect(task) => task.run(),
         Task::ImportOnnx(task) => task.run(),
@@ -39,4 +47,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A command without its subcommand: clap shows what there is.
+fn is_help(kind: ErrorKind) -> bool {
+    kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// clap's message without the usage behind it, as all other errors look.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let end = ["\nUsage:", "\nFor more information"].map(|part| text.find(part));
+    let end = end.into_iter().flatten().min().unwrap_or(text.len());
+    text[..end].split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -206,14 +206,41 @@ fn mistakes_are_one_line_and_exit_code_2() {
         );
         assert!(!out.exists());
     }
-    let output = xtask(&[
-        &"convert",
-        &"file",
-        &unet,
-        &"--shard-size",
-        &"5 apples",
-        &"--output",
-        &out,
-    ]);
-    assert_eq!(output.status.code(), Some(2));
+    // Before anything is opened.
+    let usage: [(&[&str], &str); 10] = [
+        (&["--shard-size", "5 apples"], "write a size such as 5GB"),
+        (&["--shard-size", "0"], "write a size such as 5GB"),
+        (&["--shard-size", "99999999999GB"], "write a size"),
+        (
+            &["--dtype", "f8"],
+            "[possible values: f32, f16, bf16, keep]",
+        ),
+        (
+            &["--to", "onnx"],
+            "[possible values: safetensors, burnpack]",
+        ),
+        (&["--concat-gain", "2"], "[possible values: keep, fold]"),
+        (&["--component", "clip"], "text-encoder, image-encoder"),
+        (&["--only", "vae"], "unexpected argument '--only'"),
+        (&["--allow-unknown"], "--lora"),
+        (&["--output"], "--output"),
+    ];
+    for (extra, message) in usage {
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"convert", &"file", &unet];
+        if extra != ["--output"] {
+            arguments.extend([&"--output" as &dyn AsRef<OsStr>, &out]);
+        }
+        arguments.extend(extra.iter().map(|a| a as &dyn AsRef<OsStr>));
+        let output = xtask(&arguments);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(
+            error.starts_with("error: ") && error.contains(message) && error.lines().count() == 1,
+            "{message}: {error}"
+        );
+    }
+    assert_eq!(xtask(&[&"convert", &"folder"]).status.code(), Some(2));
+    assert!(text(&xtask(&[&"convert"]).stderr).contains("Usage:"));
+    assert!(xtask(&[&"convert", &"trio", &"--help"]).status.success());
+    assert!(!out.exists());
 }

@@ -291,7 +291,7 @@ impl<B: Backend> Source<B> {
         let own = self.scheduler()?;
         let config = own.to_config();
         let name = options.scheduler.as_deref().unwrap_or(own.class_name());
-        let mut changes = options.scheduler_options.clone();
+        let mut changes = options.scheduler_options;
         changes.diffusers_betas |= options.compat == Compat::Diffusers;
         let mut scheduler = i2vgen_schedulers::from_config_with(&config, name, &changes)?;
         if options.compat == Compat::VGen {

@@ -193,16 +193,16 @@ pub(crate) fn encode_image_latents<B: Backend>(
     let videos = prompts * per_prompt;
     let picture_of = |video| options.compat.picture_of(video, prompts, per_prompt);
     let [_, channels, h, w] = posterior(0).mode().dims();
-    let of_prompts: Vec<Tensor<B, 4>> = match (options.image_latents, &generators) {
-        (ImageLatents::Mode, _) => (0..prompts).map(|p| posterior(p).mode()).collect(),
-        (ImageLatents::Sample, Generators::Shared(_)) => {
+    let of_prompts: Vec<Tensor<B, 4>> = match options.image_latents {
+        ImageLatents::Mode => (0..prompts).map(|p| posterior(p).mode()).collect(),
+        ImageLatents::Sample if generators.is_shared() => {
             let noise = generators.normal([prompts, channels, h, w], dtype, device);
             let noise = |prompt| noise.clone().narrow(0, prompt, 1);
             (0..prompts)
                 .map(|p| posterior(p).sample(noise(p)))
                 .collect()
         }
-        (ImageLatents::Sample, Generators::PerVideo(_)) => Vec::new(),
+        ImageLatents::Sample => Vec::new(),
     };
     let of_videos: Vec<Tensor<B, 4>> = if of_prompts.is_empty() {
         let noise = generators.normal([videos, channels, h, w], dtype, device);

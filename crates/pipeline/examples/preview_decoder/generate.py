@@ -1,6 +1,7 @@
 """Trains a tiny latent decoder for the demo model's VAE, exports it to ONNX, and records what the PyTorch module gives.
 
     python generate.py          (a minute on two cores)
+    python generate.py --record (only what the PyTorch module gives with the exported weights)
     cargo xtask import-onnx crates/pipeline/examples/preview_decoder/preview.onnx --output crates/pipeline/examples/preview_decoder/imported
 
 Needs: torch==2.15.0 diffusers==0.33.1 onnx
@@ -41,6 +42,24 @@ class Preview(nn.Module):
         return self.layers(latents)
 
 
+def record(model, latents):
+    """What the PyTorch module gives is the golden of the imported one."""
+    with torch.no_grad():
+        save_file({"latents": latents.contiguous(), "image": model.eval()(latents).contiguous()}, HERE / "golden.safetensors")
+
+
+if "--record" in sys.argv:
+    import onnx
+    from safetensors.torch import load_file
+
+    exported = onnx.load(HERE / "preview.onnx").graph.initializer
+    weights = {w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in exported}
+    model = Preview()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    record(model, load_file(HERE / "golden.safetensors")["latents"])
+    sys.exit()
+
+
 def pictures_of(count):
     """Frames of the demo model's own world."""
     clips = [train_demo.render(train_demo.make_scene(random))[::3] for _ in range(count // 3)]
@@ -69,8 +88,7 @@ for step in range(900):
 print(f"mean absolute error {loss.item():.4f}, of a grey picture {(pictures - pictures.mean((2, 3), keepdim=True)).abs().mean():.4f}")
 model.eval()
 sample = latents[:2]
-with torch.no_grad():
-    save_file({"latents": sample.contiguous(), "image": model(sample).contiguous()}, HERE / "golden.safetensors")
+record(model, sample)
 axes = {0: "n", 2: "h", 3: "w"}
 torch.onnx.export(
     model, (sample,), HERE / "preview.onnx", dynamo=False, opset_version=17,

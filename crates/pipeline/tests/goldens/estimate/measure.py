@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ MIDDLE = {
 }
 CASES = [
     "demo:64:64:8:9:1", "demo:128:128:16:9:4", "middle:128:128:4:9:1", "middle:256:256:4:9:1", "middle:256:256:16:9:1",
-    "middle:512:512:2:1:1", "middle:320:512:8:9:4", "full:64:64:1:1:1", "full:256:256:4:9:1", "full:448:256:4:1:2",
+    "middle:512:512:2:1:1", "middle:320:320:4:1:4", "full:64:64:1:1:1", "full:256:256:4:9:1",
 ]
 
 
@@ -79,8 +80,19 @@ def measure(program, case, scratch):
     command = [program, "generate", "--quiet"]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
-    subprocess.run(command, check=True)
-    return json.loads(Path(f"{output}.json").read_text())["peak_memory_bytes"]
+    output.unlink(missing_ok=True)
+    process = subprocess.Popen(command)
+    peak = 0
+    # Until the video is written: the program then hashes the model's files, whose mapped pages would count as its memory.
+    while process.poll() is None and not output.exists():
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+        except (IndexError, OSError):
+            pass
+        time.sleep(0.02)
+    assert process.wait() == 0, case
+    return peak
 
 
 def main():
