@@ -182,7 +182,8 @@ fn lines(args: &BatchArgs, config: &Settings) -> Result<Vec<Line>, Failure> {
                 return fail(
                     number,
                     format!(
-                        "has another model, variant, revision, device, dtype, threads or keep_resident than line {}; make another list of it",
+                        "has another model, variant, revision, device, dtype, threads or keep_resident than line {}; \
+                         make another list of it",
                         first.number
                     ),
                 );

@@ -1,5 +1,5 @@
-//! `--continue-from`: the last frame of one video is the picture of the next. A heuristic: the model sees a still picture, not
-//! where things were going, so speed and direction may change at the seam.
+//! `--continue-from`: the last frame of one video is the picture of the next. A heuristic: the model sees a still picture,
+//! not where things were going, so speed and direction may change at the seam.
 
 use std::path::Path;
 

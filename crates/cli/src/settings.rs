@@ -19,7 +19,8 @@ pub(crate) const EMBEDDED: &str = "embedded";
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// A diffusers model folder, or a name like ali-vilab/i2vgen-xl to download, or `embedded`: the toy model of `i2vgen demo`
+    /// A diffusers model folder, or a name like ali-vilab/i2vgen-xl to download, or `embedded`: the toy model of
+    /// `i2vgen demo`
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// Variant of the weights, like fp16; by default whichever is there
@@ -29,7 +30,8 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(crate) revision: Option<String>,
     /// Download nothing, use what is in the cache
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) offline: Option<bool>,
     /// cpu, cuda, cuda:N, wgpu or wgpu:N [default: cpu]
     #[arg(long)]
@@ -41,16 +43,17 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Load all weights once and keep them, instead of stage by stage (batch does)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) keep_resident: Option<bool>,
 
     /// The first frame; repeat it for several prompts, or give one for all
     #[arg(long, value_name = "FILE")]
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) image: Option<Vec<PathBuf>>,
-    /// Instead of an image: the last frame of an earlier video. Of its .json the other arguments are then the defaults, too, and
-    /// the seed is one more; it may also be the video itself, or latents (.safetensors). A heuristic: the model knows nothing
-    /// of the earlier frames
+    /// Instead of an image: the last frame of an earlier video. Of its .json the other arguments are then the defaults, too,
+    /// and the seed is one more; it may also be the video itself, or latents (.safetensors). A heuristic: the model knows
+    /// nothing of the earlier frames
     #[arg(long, value_name = "FILE")]
     pub(crate) continue_from: Option<PathBuf>,
     /// What happens; repeat it for several videos
@@ -67,8 +70,9 @@ pub(crate) struct Settings {
     /// Instead of negative prompts: tensor `negative_prompt_embeds` of this file, which may be the same one
     #[arg(long, value_name = "FILE")]
     pub(crate) negative_prompt_embeds: Option<PathBuf>,
-    /// Read (word), (word:1.3) and [word] in prompts as more or less weight
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    /// Read `(word)`, `(word:1.3)` and `[word]` in prompts as more or less weight
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) prompt_weighting: Option<bool>,
     /// Last layers of the text encoder to leave out [default: 1]
     #[arg(long, value_name = "N")]
@@ -106,14 +110,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) guidance_rescale: Option<f64>,
     /// Make the two predictions of guidance one after the other: less memory
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) split_guidance: Option<bool>,
     /// The sampler: ddim, ddpm, pndm, lms, euler, euler-ancestral, heun, kdpm2, dpmsolver++, sde-dpmsolver++, unipc, deis or
     /// lcm; by default the model's own
     #[arg(long, value_name = "NAME")]
     pub(crate) scheduler: Option<String>,
     /// Noise levels spaced as Karras et al. do
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) karras_sigmas: Option<bool>,
     /// Order of a multistep sampler, 1 to 3
     #[arg(long, value_name = "N")]
@@ -142,14 +148,16 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) lora: Option<Vec<LoraFile>>,
     /// Leave out what a LoRA file has for layers that the model lacks
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) allow_unknown_lora: Option<bool>,
 
     /// Frames decoded at once [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) decode_chunk_size: Option<usize>,
     /// Encode and decode pictures in overlapping tiles: less memory
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) vae_tiling: Option<bool>,
     /// Side of the tiles in pixels; by default the VAE's own
     #[arg(long, value_name = "N")]
@@ -158,7 +166,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) vae_tile_overlap: Option<f64>,
     /// Encode and decode pictures one by one: less memory
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
     pub(crate) vae_slicing: Option<bool>,
 
     /// Frames, or latents as the scheduler left them [default: video]
