@@ -213,6 +213,27 @@ fn what_comes_out_goes_in() {
         .decode_latents(&first.latents, &whole)
         .expect("decodes");
     assert_eq!(video, decoded);
+
+    // Frames as images, array and tensor.
+    let tensor = video.to_tensor::<Flex>(&Default::default());
+    assert_eq!(tensor.dims(), [1, 3, 3, 32, 40]);
+    let images = video.images(0);
+    let at = |frame: usize, y: usize, x: usize, c: usize| {
+        let value = tensor
+            .clone()
+            .slice([0..1, frame..frame + 1, c..c + 1, y..y + 1, x..x + 1]);
+        let value: f32 = value.into_scalar();
+        let index = ((frame * 32 + y) * 40 + x) * 3 + c;
+        assert_eq!(value, video.values()[index]);
+        let byte = images[frame].get_pixel(x as u32, y as u32)[c];
+        assert!(
+            (value * 255.0 - f32::from(byte)).abs() <= 0.5,
+            "{value} {byte}"
+        );
+    };
+    at(0, 0, 0, 0);
+    at(2, 31, 39, 2);
+    at(1, 7, 30, 1);
 }
 
 #[test]
@@ -226,6 +247,50 @@ fn components_are_shared_and_resident_ones_give_the_same() {
     for pipeline in [joined, resident.clone(), resident] {
         let result = pipeline.run(images, prompt, &options, |_| ControlFlow::Continue(()));
         assert_eq!(result.expect("runs").latents, first.latents);
+    }
+}
+
+#[test]
+fn weights_in_prompts() {
+    let images = &images()[..1];
+    let options = small();
+    let weighted = GenerateOptions {
+        prompt_weighting: true,
+        ..options.clone()
+    };
+    let plain = run(images, "a red circle moves left", &options);
+    let unit = run(images, "a (red:1.0) circle moves left", &weighted);
+    assert_eq!(plain.latents, unit.latents);
+    let strong = run(images, "a (red:1.4) circle moves [left]", &weighted);
+    assert!(distance(&plain.latents.values, &strong.latents.values) > 1e-3);
+    // Off by default: brackets are text.
+    let text = run(images, "a (red:1.0) circle moves left", &options);
+    assert_ne!(plain.latents, text.latents);
+    let result = pipeline().run(images, "a (red circle", &weighted, |_| {
+        ControlFlow::Continue(())
+    });
+    assert!(result.is_err());
+}
+
+#[test]
+fn samplers_that_draw_noise_take_a_seed_for_each_video() {
+    for scheduler in ["euler-ancestral", "ddpm", "sde-dpmsolver++"] {
+        let options = GenerateOptions {
+            scheduler: Some(scheduler.into()),
+            num_videos_per_prompt: 2,
+            seeds: vec![11, 12],
+            ..small()
+        };
+        let both = run(&images()[..1], "a red circle moves left", &options);
+        let alone = GenerateOptions {
+            num_videos_per_prompt: 1,
+            seeds: vec![12],
+            ..options
+        };
+        let alone = run(&images()[..1], "a red circle moves left", &alone);
+        let second = &both.latents.values[alone.latents.values.len()..];
+        let max = distance(second, &alone.latents.values);
+        assert!(max <= 1e-4, "{scheduler}: {max:e}");
     }
 }
 

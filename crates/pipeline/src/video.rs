@@ -19,6 +19,7 @@ mod yuv;
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use image::RgbImage;
 
 pub use container::Container;
@@ -95,6 +96,25 @@ impl Video {
             .collect();
         RgbImage::from_raw(width as u32, height as u32, pixels)
             .expect("the frame has this many values")
+    }
+
+    /// The frames of one video in 8 bits (diffusers' `output_type="pil"`; [`Self::values`] is its `"np"`).
+    ///
+    /// # Panics
+    /// If there is no such video.
+    pub fn images(&self, video: usize) -> Vec<RgbImage> {
+        (0..self.shape[1]).map(|i| self.frame(video, i)).collect()
+    }
+
+    /// All frames on a device in f32 (diffusers' `output_type="pt"`).
+    ///
+    /// # Shapes
+    /// → `[videos, frames, 3, height, width]` in 0..1
+    pub fn to_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 5> {
+        let [videos, frames, height, width] = self.shape;
+        let data = TensorData::new(self.frames.clone(), [videos, frames, height, width, 3]);
+        let tensor = Tensor::<B, 5>::from_data(data, (device, DType::F32));
+        tensor.permute([0, 1, 4, 2, 3])
     }
 
     /// One frame, `[height, width, 3]`.
