@@ -167,7 +167,7 @@ fn lines(args: &BatchArgs, config: &Settings) -> Result<Vec<Line>, Failure> {
             );
         }
         let absolute = settings.clone().with_absolute_paths();
-        for output in absolute.clone().outputs_mut() {
+        for output in absolute.files() {
             if let Some(other) = outputs.insert(output.clone(), number) {
                 let output = output.display();
                 return fail(

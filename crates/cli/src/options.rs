@@ -76,7 +76,8 @@ impl Settings {
             let lora = open.map_err(|e| Failure::Input(format!("--lora: {e}")))?;
             options.loras.files.push(lora);
         }
-        set(&mut options.loras.allow_unknown, self.allow_unknown_lora);
+        set(&mut options.loras.lora_scale, self.lora_scale);
+        set(&mut options.loras.allow_unknown, self.allow_unknown);
         set(
             &mut options.image_latents,
             self.image_latents.map(Into::into),

@@ -11,7 +11,7 @@ use std::{
 
 use burn::tensor::backend::Backend;
 use i2vgen_pipeline::{
-    Container, Event, Generation, I2VGenXLPipeline, PipelineError, Video, available_memory,
+    Event, Generation, I2VGenXLPipeline, PipelineError, Video, available_memory,
 };
 use image::RgbImage;
 
@@ -147,12 +147,8 @@ impl<'a, B: Backend> Session<'a, B> {
         images: &[RgbImage],
     ) -> Result<Vec<String>, PipelineError> {
         let arguments = sidecar::arguments(self.model, job, generation);
-        let metadata = match Container::of(&job.output)? {
-            // The pipeline writes the entries of this header in any order, and a repeated run must give the same bytes.
-            Container::Safetensors => None,
-            _ => Some(sidecar::metadata(&arguments)),
-        };
-        let save_options = job.settings.save_options(metadata);
+        let metadata = sidecar::metadata(&arguments);
+        let save_options = job.settings.save_options(Some(metadata));
         let mut staging = Staging::default();
         staging.add(&job.output, |path| match &generation.video {
             Some(video) => video.save_with(path, &save_options),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use i2vgen_pipeline::Container;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -147,10 +148,13 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) lora: Option<Vec<LoraFile>>,
+    /// Multiplies the strengths of all LoRA files [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) lora_scale: Option<f32>,
     /// Leave out what a LoRA file has for layers that the model lacks
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
-    pub(crate) allow_unknown_lora: Option<bool>,
+    pub(crate) allow_unknown: Option<bool>,
 
     /// Frames decoded at once [default: 1]
     #[arg(long, value_name = "N")]
@@ -222,7 +226,7 @@ impl Settings {
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
             num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance
-            scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora allow_unknown_lora
+            scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora lora_scale allow_unknown
             decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing
             output_type gif_palette gif_dither preview_every output save_prompt_embeds save_latents
         )
@@ -261,6 +265,22 @@ impl Settings {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// Every file that appears, besides previews and the sidecar: several videos become several files.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let prompts = self.prompt.as_ref().map_or(1, Vec::len);
+        let videos = prompts.saturating_mul(self.num_videos_per_prompt.unwrap_or(1));
+        let video = self
+            .output
+            .iter()
+            .flat_map(|path| match Container::of(path) {
+                // More names than anyone can compare are refused when the job's turn comes.
+                Ok(container) => container.paths(path, videos.clamp(1, 1 << 12)),
+                Err(_) => vec![path.clone()],
+            });
+        let others = [&self.save_prompt_embeds, &self.save_latents];
+        video.chain(others.into_iter().flatten().cloned()).collect()
     }
 
     /// Every path, but not a model's name.

@@ -218,6 +218,11 @@ fn bad_lists_are_refused_before_anything_is_done() {
             "line 3: has no output",
         ),
         (
+            r#"{"image": "image.png", "prompt": ["b", "c"], "output": "a.gif"}
+{"image": "image.png", "prompt": "d", "output": "a-1.gif"}"#,
+            "so does line 3",
+        ),
+        (
             r#"{"image": "image.png", "prompt": "b", "output": "./a.gif"}"#,
             "line 3: writes",
         ),

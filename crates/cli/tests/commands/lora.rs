@@ -75,6 +75,16 @@ fn strengths_add_up_and_are_repeated() {
     let with = make("d.safetensors", &["l.safetensors"]);
     assert!(with != base);
     assert!(make("e.safetensors", &["l.safetensors:1.0"]) == with);
+    let scaled = [
+        "--lora",
+        "l.safetensors:2",
+        "--lora-scale",
+        "0.5",
+        "--output",
+        "g.safetensors",
+    ];
+    ok(&run(path, &[&ONE[..], &scaled].concat()));
+    assert!(frames(&path.join("g.safetensors")) == with);
     ok(&program(
         path,
         &[
@@ -128,7 +138,7 @@ fn files_that_do_not_fit() {
     let allowed = [
         "--lora",
         "more.safetensors",
-        "--allow-unknown-lora",
+        "--allow-unknown",
         "--output",
         "a.gif",
     ];

@@ -53,8 +53,8 @@ impl Container {
         }
     }
 
-    /// The files of so many videos.
-    pub(crate) fn paths(self, path: &Path, videos: usize) -> Vec<PathBuf> {
+    /// The files of so many videos: one, or one for each with `-0`, `-1` … in front of the ending.
+    pub fn paths(self, path: &Path, videos: usize) -> Vec<PathBuf> {
         if videos == 1 || matches!(self, Self::Safetensors | Self::Npy) {
             return vec![path.to_owned()];
         }

@@ -15,7 +15,7 @@ use crate::PipelineError;
 /// | `.png`, folder | `iTXt` chunk `parameters` (of every picture) |
 /// | `.webp` | XMP chunk, `dc:description` |
 /// | `.mp4` | `moov/udta/meta`, key `comment` |
-/// | `.safetensors` | `__metadata__`, key `parameters` |
+/// | `.safetensors` | `__metadata__`, key `i2vgen` |
 /// | `.npy` | none |
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub fn read_metadata(path: impl AsRef<Path>) -> Result<Option<String>, PipelineE
             Container::Mp4 => super::mp4::comment(&bytes),
             #[cfg(not(feature = "mp4"))]
             Container::Mp4 => Err(Advice::error("needs the cargo feature mp4")),
-            Container::Safetensors => safetensors::entry(&bytes, "parameters"),
+            Container::Safetensors => safetensors::parameters(&bytes),
             Container::Npy => Ok(None),
         }
         .map_err(broken)

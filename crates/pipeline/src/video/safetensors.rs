@@ -1,10 +1,15 @@
-//! Tensor `frames`; rate and parameters are in `__metadata__`.
+//! Tensor `frames`; rate and parameters are in `__metadata__`, as JSON under one key: the library writes several keys in any
+//! order, and the same run must give the same bytes.
 
 use std::{collections::HashMap, io::Write};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
 
 use super::{Advice, AnyError, DEFAULT_FPS, SaveOptions, Video, npy::from_le_bytes};
+
+/// In `__metadata__`.
+const KEY: &str = "i2vgen";
 
 pub(super) fn write(
     video: &Video,
@@ -13,10 +18,8 @@ pub(super) fn write(
 ) -> Result<(), AnyError> {
     let [videos, frames, height, width] = video.shape();
     let shape = vec![videos, frames, height, width, 3];
-    let mut metadata = HashMap::from([("fps".to_owned(), video.fps.to_string())]);
-    if let Some(text) = &options.metadata {
-        metadata.insert("parameters".into(), text.clone());
-    }
+    let entry = json!({"fps": video.fps, "parameters": options.metadata});
+    let metadata = HashMap::from([(KEY.to_owned(), entry.to_string())]);
     tensor("frames", video.values(), shape, Some(metadata), out)
 }
 
@@ -41,7 +44,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Video, AnyError> {
             file.names()
         )));
     };
-    let rate = entry(bytes, "fps")?.and_then(|text| text.parse().ok());
+    let rate = entry(bytes)?["fps"].as_f64();
     let rate = rate.filter(|fps: &f64| fps.is_finite() && *fps > 0.0);
     match (tensor.dtype(), tensor.shape()) {
         (Dtype::F32, &[videos, frames, height, width, 3]) => from_le_bytes(
@@ -55,7 +58,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Video, AnyError> {
     }
 }
 
-pub(super) fn entry(bytes: &[u8], key: &str) -> Result<Option<String>, AnyError> {
+pub(super) fn parameters(bytes: &[u8]) -> Result<Option<String>, AnyError> {
+    Ok(entry(bytes)?["parameters"].as_str().map(str::to_owned))
+}
+
+/// Null if there is none, or none that is ours.
+fn entry(bytes: &[u8]) -> Result<Value, AnyError> {
     let (_, header) = SafeTensors::read_metadata(bytes)?;
-    Ok(header.metadata().as_ref().and_then(|m| m.get(key).cloned()))
+    let text = header.metadata().as_ref().and_then(|m| m.get(KEY));
+    Ok(text
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default())
 }
