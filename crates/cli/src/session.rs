@@ -158,6 +158,7 @@ impl<'a, B: Backend> Session<'a, B> {
             }
         })?;
         let written = staging.outputs();
+        let peak_memory = sidecar::peak_memory();
         let record = Record {
             model: self.model,
             job,
@@ -165,6 +166,7 @@ impl<'a, B: Backend> Session<'a, B> {
             images,
             outputs: &written,
             hashes: self.hashes()?,
+            peak_memory,
         };
         let record = record.to_json(&arguments);
         type Write = fn(&Path, &Generation) -> Result<(), PipelineError>;

@@ -56,6 +56,8 @@ pub(crate) struct Record<'a> {
     /// With the lengths of those that are files.
     pub(crate) outputs: &'a [(PathBuf, Option<u64>)],
     pub(crate) hashes: &'a BTreeMap<String, String>,
+    /// Before the weights were hashed, for which whole files are mapped.
+    pub(crate) peak_memory: Option<u64>,
 }
 
 impl Record<'_> {
@@ -135,7 +137,7 @@ impl Record<'_> {
             "videos": self.videos(),
             "frame_problems": generation.frame_problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "seconds": timings,
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": self.peak_memory,
         })
     }
 }
@@ -169,11 +171,11 @@ pub(crate) fn hashes(folder: &Folder) -> Result<BTreeMap<String, String>, Pipeli
 }
 
 /// Most memory that this process has had resident, where the system tells.
-fn peak_memory() -> Value {
+pub(crate) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|l| l.trim().split(' ').next()?.parse::<u64>().ok());
-    kilobytes.map_or(Value::Null, |kb| json!(kb * 1024))
+    kilobytes.map(|kb| kb * 1024)
 }
 
 #[cfg(test)]
