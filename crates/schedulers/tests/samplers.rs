@@ -113,8 +113,6 @@ fn sigmas(name: &str, config: &Value, steps: usize) -> Vec<f64> {
 /// `sigma_down`.
 fn tolerance(name: &str, sigmas: &[f32]) -> f32 {
     match name {
-        "deis" if sigmas.first() > Some(&4000.0) => 2e-5,
-        "euler-ancestral" if sigmas.first() > Some(&4000.0) => 5e-5,
         _ => 1e-5,
     }
 }
