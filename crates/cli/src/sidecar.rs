@@ -124,7 +124,7 @@ impl Record<'_> {
             "cut_tokens": generation.cut_tokens,
             "unknown_lora_keys": generation.unknown_lora_keys,
             "device": model.device,
-            "dtype": "f32",
+            "dtype": model.dtype,
             "model": model.folder.display(""),
             "model_sha256": hashes,
             "arguments": arguments.to_json(),

@@ -5,7 +5,8 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
+use i2vgen_kernels::widened;
 use i2vgen_schedulers::StepArgs;
 
 use crate::{
@@ -103,11 +104,10 @@ pub(crate) fn run<B: Backend>(
     tell(Event::Stage("text encoder"))?;
     let encoded = conditioning::encode_prompt(source, prompt, options, device)?;
     let context = encoded.context(options.num_videos_per_prompt);
-    let dtype = context.dtype();
     lap("text_encoder");
 
     tell(Event::Stage("image encoder"))?;
-    let embeddings = conditioning::encode_images(source, images, prompts, options, dtype, device)?;
+    let embeddings = conditioning::encode_images(source, images, prompts, options, device)?;
     lap("image_encoder");
 
     tell(Event::Stage("VAE encoder"))?;
@@ -116,16 +116,16 @@ pub(crate) fn run<B: Backend>(
         images,
         prompts,
         options,
-        dtype,
         &mut generators,
         device,
     )?;
     lap("vae_encode");
 
     let [videos, channels, frames, h, w] = shape;
+    // Latents stay in f32 whatever the model computes in: what a step rounds away, the next would not see.
     let noise: Tensor<B, 5> = match &options.latents {
-        Some(given) => given.to_tensor(dtype, device),
-        None => generators.normal(shape, dtype, device),
+        Some(given) => given.to_tensor(DType::F32, device),
+        None => generators.normal(shape, device),
     };
     let initial_latents = Latents::from_tensor(noise.clone());
     // The scheduler sees every frame as a sample of its own, as in the reference.
@@ -157,12 +157,12 @@ pub(crate) fn run<B: Backend>(
         Some(every) => Some((every, Preview::new(scheduler.as_ref())?)),
         None => None,
     };
-    let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), like.dtype(), device);
+    let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), device);
     for (index, &timestep) in timesteps.iter().enumerate() {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
         let seen = preview.is_some().then(|| input.clone());
         let prediction = if !options.guided_at(index, timesteps.len()) {
-            unet.forward(input, timestep, &of_prompt)?
+            widened(unet.forward(input, timestep, &of_prompt)?)
         } else {
             let (without, with) = if options.split_guidance {
                 let without = unet.forward(input.clone(), timestep, &of_nothing)?;

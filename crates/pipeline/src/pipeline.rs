@@ -209,7 +209,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             return Err(fail("decode_chunk_size", "0 must be at least 1"));
         }
         let vae = self.source.vae(options, &self.device)?;
-        let x = latents.to_tensor(self.source.dtype(), &self.device);
+        let x = latents.to_tensor(DType::F32, &self.device);
         let (chunk, fps) = (options.decode_chunk_size, options.target_fps);
         decode::decode(&vae, x, chunk, fps, |_, _| Ok(()))
     }

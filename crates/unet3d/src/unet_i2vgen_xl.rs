@@ -175,7 +175,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation.
+    /// What the weights are in, and so the computation; inputs are converted.
     pub fn dtype(&self) -> DType {
         self.conv_in.weight.val().dtype()
     }
@@ -249,12 +249,13 @@ impl<B: Backend> I2VGenXLUNet<B> {
             });
         }
         let device = text.device();
-        let dtype = text.dtype();
+        let dtype = self.dtype();
+        let text = text.cast(dtype);
 
         let sinusoid = sinusoid(fps, self.config.block_out_channels[0], dtype, &device);
         let fps = self.fps_embedding.forward(sinusoid);
 
-        let images = image_latents.permute([0, 2, 3, 4, 1]);
+        let images = image_latents.cast(dtype).permute([0, 2, 3, 4, 1]);
         let first = images
             .clone()
             .narrow(1, 0, 1)
@@ -262,7 +263,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         let local = self.image_latents_context_embedding.forward(first);
         let global = self
             .context_embedding
-            .forward(image_embeddings)
+            .forward(image_embeddings.cast(dtype))
             .reshape([rows, channels, width]);
         let context = Tensor::cat(vec![text, local, global], 1);
         let contexts = self
@@ -289,7 +290,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
     /// What the noise prediction is for `latents` at `timestep`, under a conditioning from [`Self::prepare`].
     ///
     /// # Shapes
-    /// `latents [rows, 4, frames, h, w]` → the same
+    /// `latents [rows, 4, frames, h, w]` → the same, in the model's dtype
     ///
     /// # Errors
     /// If the latents' shape is not the one that was prepared.
@@ -311,7 +312,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         if conditioning.contexts.len() != self.spatial_transformers().count() {
             return Err(UNetError::ForeignConditioning);
         }
-        let (device, dtype) = (latents.device(), latents.dtype());
+        let (device, dtype) = (latents.device(), self.dtype());
         let sinusoid = sinusoid(timestep, self.config.block_out_channels[0], dtype, &device);
         let time = self.time_embedding.forward(sinusoid) + conditioning.fps.clone();
         let mut pass = Pass {
@@ -320,9 +321,11 @@ impl<B: Backend> I2VGenXLUNet<B> {
             contexts: conditioning.contexts.iter(),
         };
 
-        let x = latents
-            .permute([0, 2, 3, 4, 1])
-            .reshape([rows * frames, h, w, channels]);
+        let x =
+            latents
+                .cast(dtype)
+                .permute([0, 2, 3, 4, 1])
+                .reshape([rows * frames, h, w, channels]);
         let x = Tensor::cat(vec![x, conditioning.features.clone()], 3);
         let x = self.conv_in.forward(x);
         let mut x = pass.temporal(&self.transformer_in, x);

@@ -106,6 +106,11 @@ impl<B: Backend> AutoencoderKL<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
+    /// What the weights are in, and so the computation; inputs are converted.
+    pub fn dtype(&self) -> DType {
+        self.decoder.dtype()
+    }
+
     /// Encodes and decodes the images of a batch one after the other: less memory, the same numbers.
     pub fn enable_slicing(&mut self) {
         self.use_slicing = true;
@@ -202,7 +207,7 @@ impl<B: Backend> AutoencoderKL<B> {
         scale: Scale,
         f: impl Fn(Tensor<B, 4>) -> Tensor<B, 4>,
     ) -> Tensor<B, 4> {
-        let x = x.permute([0, 2, 3, 1]);
+        let x = x.cast(self.dtype()).permute([0, 2, 3, 1]);
         let [images, height, width, _] = x.dims();
         let tiles = self
             .tiles
