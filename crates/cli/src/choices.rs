@@ -64,6 +64,15 @@ impl From<DtypeArg> for DType {
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+pub(crate) enum MemoryArg {
+    #[default]
+    Normal,
+    Low,
+    Min,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum OutputTypeArg {
     #[default]
     Video,

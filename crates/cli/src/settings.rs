@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::choices::{
-    CompatArg, DtypeArg, GifDitherArg, GifPaletteArg, ImageLatentsArg, LoraFile, OutputTypeArg,
-    parse_freeu,
+    CompatArg, DtypeArg, GifDitherArg, GifPaletteArg, ImageLatentsArg, LoraFile, MemoryArg,
+    OutputTypeArg, parse_freeu,
 };
 
 /// Instead of a path: the model or the picture that is inside of this program.
@@ -114,6 +114,14 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) split_guidance: Option<bool>,
+    /// Read the UNet's layers from disk whenever they are used: least memory, every step reads the file once
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
+    pub(crate) stream_unet: Option<bool>,
+    /// How much memory to spend on speed; the numbers are the same. low: --split-guidance and --vae-slicing; min: also
+    /// --stream-unet [default: normal]
+    #[arg(long, value_enum)]
+    pub(crate) memory: Option<MemoryArg>,
     /// The sampler: ddim, ddpm, pndm, lms, euler, euler-ancestral, heun, kdpm2, dpmsolver++, sde-dpmsolver++, unipc, deis or
     /// lcm; by default the model's own
     #[arg(long, value_name = "NAME")]
@@ -218,6 +226,9 @@ impl Settings {
         if self.negative_prompt_embeds.is_some() {
             lower.negative_prompt = None;
         }
+        if self.memory.is_some() {
+            (lower.split_guidance, lower.stream_unet, lower.vae_slicing) = (None, None, None);
+        }
         macro_rules! or {
             ($($field:ident)*) => { Self { $($field: self.$field.or(lower.$field)),* } };
         }
@@ -225,7 +236,7 @@ impl Settings {
             model variant revision offline device dtype threads keep_resident
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
-            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance
+            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance stream_unet memory
             scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora lora_scale allow_unknown
             decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing
             output_type gif_palette gif_dither preview_every output save_prompt_embeds save_latents

@@ -113,6 +113,7 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         let options = LoadOptions {
             dtype,
             rename: &current_name,
+            lazy: false,
         };
         Ok(load_module(model, &weights, &options)?)
     }

@@ -33,6 +33,9 @@ pub struct GenerateOptions {
     pub guidance_rescale: f64,
     /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
     pub split_guidance: bool,
+    /// Reads the UNet's layers from disk whenever they are used: one is in memory at a time, and every step reads the file
+    /// once. Components that the caller holds stay as they are.
+    pub stream_unet: bool,
     /// Weight of the noise that DDIM adds in each step.
     pub eta: f64,
     /// Videos from the same picture and prompt.
@@ -85,6 +88,7 @@ impl Default for GenerateOptions {
             guidance_end: 1.0,
             guidance_rescale: 0.0,
             split_guidance: false,
+            stream_unet: false,
             eta: 0.0,
             num_videos_per_prompt: 1,
             decode_chunk_size: 1,

@@ -1,5 +1,7 @@
 //! The levels of the UNet (diffusers `models/unets/unet_3d_blocks.py`).
 
+use std::borrow::Cow;
+
 use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
@@ -19,11 +21,25 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) time: Tensor<B, 2>,
     /// Frames per row.
     pub(crate) frames: usize,
+    /// See [`in_use`].
+    pub(crate) streamed: bool,
     /// Projected contexts of the cross-attentions that are still to come.
     pub(crate) contexts: std::slice::Iter<'a, KeyValue<B>>,
 }
 
+/// A layer for the time that it is used. A streamed one is a clone, which reads its own weights and drops them with itself.
+pub(crate) fn in_use<M: Clone>(layer: &M, streamed: bool) -> Cow<'_, M> {
+    match streamed {
+        true => Cow::Owned(layer.clone()),
+        false => Cow::Borrowed(layer),
+    }
+}
+
 impl<B: Backend> Pass<'_, B> {
+    fn in_use<'m, M: Clone>(&self, layer: &'m M) -> Cow<'m, M> {
+        in_use(layer, self.streamed)
+    }
+
     /// Runs `f` on a view of the frames as videos, `[b, f, s, c]`.
     fn over_frames(
         &self,
@@ -35,7 +51,7 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     fn temporal_conv(&self, layer: &TemporalConvLayer<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.over_frames(x, |x| layer.forward(x))
+        self.over_frames(x, |x| self.in_use(layer).forward(x))
     }
 
     pub(crate) fn temporal(
@@ -43,7 +59,7 @@ impl<B: Backend> Pass<'_, B> {
         layer: &TransformerTemporalModel<B>,
         x: Tensor<B, 4>,
     ) -> Tensor<B, 4> {
-        self.over_frames(x, |x| layer.forward(x))
+        self.over_frames(x, |x| self.in_use(layer).forward(x))
     }
 
     /// The spatial and the temporal transformer of one layer.
@@ -57,7 +73,7 @@ impl<B: Backend> Pass<'_, B> {
             .contexts
             .next()
             .expect("forward has compared the number of contexts with the number of layers");
-        let x = spatial.forward(x, context);
+        let x = self.in_use(spatial).forward(x, context);
         self.temporal(temporal, x)
     }
 }
@@ -138,7 +154,7 @@ impl<B: Backend> DownBlock3D<B> {
         skips: &mut Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, &pass.time);
+            x = pass.in_use(resnet).forward(x, &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -146,7 +162,7 @@ impl<B: Backend> DownBlock3D<B> {
             skips.push(x.clone());
         }
         for downsampler in &self.downsamplers {
-            x = downsampler.forward(x);
+            x = pass.in_use(downsampler).forward(x);
             skips.push(x.clone());
         }
         x
@@ -181,7 +197,7 @@ impl<B: Backend> MidBlock3D<B> {
 
     pub(crate) fn forward(&self, mut x: Tensor<B, 4>, pass: &mut Pass<'_, B>) -> Tensor<B, 4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, &pass.time);
+            x = pass.in_use(resnet).forward(x, &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -265,7 +281,9 @@ impl<B: Backend> UpBlock3D<B> {
                 Some(freeu) => freeu.apply(x, skip),
                 None => [x, skip],
             };
-            x = resnet.forward(Tensor::cat(both.into(), 3), &pass.time);
+            x = pass
+                .in_use(resnet)
+                .forward(Tensor::cat(both.into(), 3), &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -273,7 +291,7 @@ impl<B: Backend> UpBlock3D<B> {
         }
         if let (Some(upsampler), Some(next)) = (self.upsamplers.first(), skips.last()) {
             let [_, height, width, _] = next.dims();
-            x = upsampler.forward(x, height, width);
+            x = pass.in_use(upsampler).forward(x, height, width);
         }
         x
     }

@@ -15,7 +15,7 @@ use crate::{
     resnet::RESNET_NORM_EPS,
     transformer_2d::Transformer2DModel,
     transformer_temporal::{I2VGenXLTransformerTemporalEncoder, TransformerTemporalModel},
-    unet_3d_blocks::{DownBlock3D, MidBlock3D, Pass, UpBlock3D, UpChannels, Widths},
+    unet_3d_blocks::{DownBlock3D, MidBlock3D, Pass, UpBlock3D, UpChannels, Widths, in_use},
 };
 
 /// The denoiser of I2VGen-XL (diffusers `models/unets/unet_i2vgen_xl.py`).
@@ -40,6 +40,9 @@ pub struct I2VGenXLUNet<B: Backend> {
     /// Of the first two up blocks.
     #[module(skip)]
     freeu: Option<[FreeU; 2]>,
+    /// Whether layers are read from disk each time that they are used.
+    #[module(skip)]
+    streamed: bool,
 }
 
 /// Heads of the transformer in front of the first level, whatever the config says.
@@ -124,6 +127,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
             conv_out: Conv2d::new(channels[0], config.out_channels, 3, 1, 1, true, device),
             config,
             freeu: None,
+            streamed: false,
         })
     }
 
@@ -145,13 +149,40 @@ impl<B: Backend> I2VGenXLUNet<B> {
         dtype: DType,
         device: &B::Device,
     ) -> Result<Self, UNetError> {
+        Self::load(folder, variant, dtype, false, device)
+    }
+
+    /// Opens a `unet` folder whose layers are read each time that they are used: one of them is in memory at a time, at the
+    /// cost of reading the file once per forward pass. The numbers are the same.
+    ///
+    /// # Errors
+    /// As [`Self::from_pretrained`].
+    pub fn from_folder_streamed(
+        folder: &Folder,
+        variant: Option<&str>,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<Self, UNetError> {
+        Self::load(folder, variant, dtype, true, device)
+    }
+
+    fn load(
+        folder: &Folder,
+        variant: Option<&str>,
+        dtype: DType,
+        streamed: bool,
+        device: &B::Device,
+    ) -> Result<Self, UNetError> {
         let model = Self::new(folder.read_json("config.json")?, device)?;
         let weights = Weights::open(folder, Stem::Diffusers, variant)?;
         let options = LoadOptions {
             dtype,
+            lazy: streamed,
             ..Default::default()
         };
-        Ok(load_module(model, &weights, &options)?)
+        let mut model = load_module(model, &weights, &options)?;
+        model.streamed = streamed;
+        Ok(model)
     }
 
     /// Writes `config.json` and the weights to an existing folder.
@@ -268,7 +299,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         let context = Tensor::cat(vec![text, local, global], 1);
         let contexts = self
             .spatial_transformers()
-            .map(|transformer| transformer.project(&context))
+            .map(|transformer| in_use(transformer, self.streamed).project(&context))
             .collect();
 
         let features = self
@@ -318,6 +349,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         let mut pass = Pass {
             time: silu(time),
             frames,
+            streamed: self.streamed,
             contexts: conditioning.contexts.iter(),
         };
 

@@ -78,6 +78,7 @@ impl<B: Backend> AutoencoderKL<B> {
             &LoadOptions {
                 dtype,
                 rename: &current_name,
+                ..Default::default()
             },
         )?)
     }
