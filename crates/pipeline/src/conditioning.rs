@@ -169,7 +169,7 @@ pub(crate) fn encode_images<B: Backend>(
 /// Pictures to latents, followed by one constant plane per later frame that says how far along it is.
 ///
 /// # Shapes
-/// → `[rows, channels, frames, h, w]`, in f32
+/// → `[videos, channels, frames, h, w]`, in f32
 pub(crate) fn encode_image_latents<B: Backend>(
     source: &Source<B>,
     images: Images<'_>,
@@ -220,6 +220,5 @@ pub(crate) fn encode_image_latents<B: Backend>(
         let shape = [videos, channels, 1, h, w];
         planes.push(Tensor::full(shape, position, (device, DType::F32)));
     }
-    let copies = if options.guided() { 2 } else { 1 };
-    Ok(Tensor::cat(planes, 2).repeat_dim(0, copies))
+    Ok(Tensor::cat(planes, 2))
 }

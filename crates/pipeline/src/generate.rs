@@ -168,8 +168,7 @@ pub(crate) fn run<B: Backend>(
                 let without = unet.forward(input.clone(), timestep, &of_nothing)?;
                 (without, unet.forward(input, timestep, &of_prompt)?)
             } else {
-                let both = Tensor::cat(vec![input.clone(), input], 0);
-                let both = unet.forward(both, timestep, &prepared)?;
+                let both = unet.forward(input, timestep, &prepared)?;
                 let half = |start| both.clone().narrow(0, start, videos);
                 (half(0), half(videos))
             };

@@ -9,8 +9,9 @@ use burn::{
 
 use crate::{
     attention::KeyValue,
+    backbone::{in_use, repeated_to},
     freeu::FreeU,
-    resnet::{Downsample2D, ResnetBlock2D, TemporalConvLayer, Upsample2D},
+    resnet::{Downsample2D, ResnetBlock2D, Spatial, TemporalConvLayer, Upsample2D},
     transformer_2d::Transformer2DModel,
     transformer_temporal::TransformerTemporalModel,
 };
@@ -21,18 +22,12 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) time: Tensor<B, 2>,
     /// Frames per row.
     pub(crate) frames: usize,
+    /// Rows of the text.
+    pub(crate) rows: usize,
     /// See [`in_use`].
     pub(crate) streamed: bool,
     /// Projected contexts of the cross-attentions that are still to come.
     pub(crate) contexts: std::slice::Iter<'a, KeyValue<B>>,
-}
-
-/// A layer for the time that it is used. A streamed one is a clone, which reads its own weights and drops them with itself.
-pub(crate) fn in_use<M: Clone>(layer: &M, streamed: bool) -> Cow<'_, M> {
-    match streamed {
-        true => Cow::Owned(layer.clone()),
-        false => Cow::Borrowed(layer),
-    }
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -73,7 +68,8 @@ impl<B: Backend> Pass<'_, B> {
             .contexts
             .next()
             .expect("forward has compared the number of contexts with the number of layers");
-        let x = self.in_use(spatial).forward(x, context);
+        let images = self.rows * self.frames;
+        let x = self.in_use(spatial).forward(x, context, images);
         self.temporal(temporal, x)
     }
 }
@@ -84,6 +80,7 @@ pub(crate) struct Widths {
     pub(crate) time: usize,
     pub(crate) context: usize,
     pub(crate) groups: usize,
+    pub(crate) spatial: Spatial,
 }
 
 impl Widths {
@@ -91,7 +88,12 @@ impl Widths {
         ResnetBlock2D::new(from, to, self.time, self.groups, device)
     }
 
-    fn spatial<B: Backend>(self, c: usize, head: usize, dev: &B::Device) -> Transformer2DModel<B> {
+    fn transformer<B: Backend>(
+        self,
+        c: usize,
+        head: usize,
+        dev: &B::Device,
+    ) -> Transformer2DModel<B> {
         Transformer2DModel::new(c, head, self.context, self.groups, dev)
     }
 
@@ -135,12 +137,14 @@ impl<B: Backend> DownBlock3D<B> {
             temp_convs: (0..layers)
                 .map(|_| TemporalConvLayer::new(output, widths.groups, device))
                 .collect(),
-            attentions: heads().map(|d| widths.spatial(output, d, device)).collect(),
+            attentions: heads()
+                .map(|d| widths.transformer(output, d, device))
+                .collect(),
             temp_attentions: heads()
                 .map(|d| widths.temporal(output, d, device))
                 .collect(),
             downsamplers: downsample
-                .then(|| Downsample2D::new(output, device))
+                .then(|| Downsample2D::new(output, widths.spatial, device))
                 .into_iter()
                 .collect(),
         }
@@ -190,7 +194,7 @@ impl<B: Backend> MidBlock3D<B> {
         Self {
             resnets: vec![resnet(), resnet()],
             temp_convs: vec![conv(), conv()],
-            attentions: vec![widths.spatial(channels, head_dim, device)],
+            attentions: vec![widths.transformer(channels, head_dim, device)],
             temp_attentions: vec![widths.temporal(channels, head_dim, device)],
         }
     }
@@ -254,12 +258,14 @@ impl<B: Backend> UpBlock3D<B> {
             temp_convs: (0..layers)
                 .map(|_| TemporalConvLayer::new(output, widths.groups, device))
                 .collect(),
-            attentions: heads().map(|d| widths.spatial(output, d, device)).collect(),
+            attentions: heads()
+                .map(|d| widths.transformer(output, d, device))
+                .collect(),
             temp_attentions: heads()
                 .map(|d| widths.temporal(output, d, device))
                 .collect(),
             upsamplers: upsample
-                .then(|| Upsample2D::new(output, device))
+                .then(|| Upsample2D::new(output, widths.spatial, device))
                 .into_iter()
                 .collect(),
         }
@@ -277,6 +283,7 @@ impl<B: Backend> UpBlock3D<B> {
             let skip = skips
                 .pop()
                 .expect("the up blocks have as many layers as the down blocks have pushed");
+            let skip = repeated_to(skip, x.dims()[0]);
             let both = match freeu {
                 Some(freeu) => freeu.apply(x, skip),
                 None => [x, skip],
