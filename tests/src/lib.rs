@@ -1,4 +1,6 @@
-//! Cross-crate tests.
+//! Cross-crate tests, and what the tests of several crates share.
+
+pub mod hub_server;
 
 /// The README's example must compile.
 #[cfg(doctest)]

@@ -6,6 +6,8 @@ mod common;
 mod batch;
 mod config;
 mod continuation;
+mod download;
+mod download_failures;
 mod inputs;
 mod lora;
 mod outputs;
