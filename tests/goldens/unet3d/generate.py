@@ -7,7 +7,8 @@ Writes beside this script:
   those that diffusers initialises with zeros (the last temporal convolutions), so that nothing is an identity.
 - cases.json: per case `model` (the folder), `timestep` (some are fractional) and `freeu` ([s1, s2, b1, b2] or null).
 - cases.safetensors, f32: per case `<name>.sample` (rows, 4, frames, h, w), `<name>.encoder_hidden_states` (rows, tokens, width)
-  and `<name>.output` (as the sample), computed in f32 from the f16 weights.
+  and `<name>.output` (as the sample), computed in f64 from the f16 weights and stored in
+  f32.
 
 Needs: torch==2.15.0 diffusers==0.33.1
 """
@@ -29,7 +30,7 @@ CONFIGS = {
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
     ),
     "three": dict(
-        block_out_channels=(4, 8, 8), layers_per_block=2, norm_num_groups=2, cross_attention_dim=12, attention_head_dim=2,
+        block_out_channels=(8, 12, 12), layers_per_block=2, norm_num_groups=2, cross_attention_dim=12, attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"),
     ),
@@ -72,13 +73,13 @@ def main():
     for seed, (name, config) in enumerate(CONFIGS.items()):
         models[name] = random_weights(UNet3DConditionModel(**config), seed)
         models[name].half().save_pretrained(HERE / name)
-        models[name].float()
+        models[name].double()
     generator = torch.Generator().manual_seed(720)
     tensors, cases = {}, {}
     for name, (model, (rows, frames, h, w), tokens, timestep, freeu) in CASES.items():
         unet = models[model]
-        sample = torch.randn(rows, 4, frames, h, w, generator=generator)
-        text = torch.randn(rows, tokens, unet.config.cross_attention_dim, generator=generator)
+        sample = torch.randn(rows, 4, frames, h, w, generator=generator).double()
+        text = torch.randn(rows, tokens, unet.config.cross_attention_dim, generator=generator).double()
         plain = output = unet(sample, torch.tensor(timestep), text).sample
         if freeu:
             unet.enable_freeu(*freeu)
@@ -90,7 +91,7 @@ def main():
         assert (unet(sample, torch.tensor(timestep), text + 0.3).sample - plain).abs().max() > 0.01
         cases[name] = dict(model=model, timestep=timestep, freeu=freeu)
         for key, value in dict(sample=sample, encoder_hidden_states=text, output=output).items():
-            tensors[f"{name}.{key}"] = value.contiguous()
+            tensors[f"{name}.{key}"] = value.float().contiguous()
         print(name, f"std {output.std():.3f}, max {output.abs().max():.3f}")
     (HERE / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
     save_file(tensors, HERE / "cases.safetensors")
