@@ -221,16 +221,11 @@ impl<B: Backend> Source<B> {
         options: &GenerateOptions,
         device: &B::Device,
     ) -> Result<AutoencoderKL<B>, PipelineError> {
-        let mut vae = self.stored_vae(device)?;
-        match options.vae_tiling {
-            None => {}
-            Some(VaeTiling::Config) => vae.enable_tiling(None)?,
-            Some(VaeTiling::Tiles(tiling)) => vae.enable_tiling(Some(tiling))?,
-        }
-        if options.vae_slicing {
-            vae.enable_slicing();
-        }
-        Ok(vae)
+        with_tiles(
+            self.stored_vae(device)?,
+            options.vae_tiling,
+            options.vae_slicing,
+        )
     }
 
     fn stored_vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
@@ -357,4 +352,21 @@ impl<B: Backend> Source<B> {
             &index,
         )?)
     }
+}
+
+/// The VAE as the options say.
+pub(crate) fn with_tiles<B: Backend>(
+    mut vae: AutoencoderKL<B>,
+    tiling: Option<VaeTiling>,
+    slicing: bool,
+) -> Result<AutoencoderKL<B>, PipelineError> {
+    match tiling {
+        None => {}
+        Some(VaeTiling::Config) => vae.enable_tiling(None)?,
+        Some(VaeTiling::Tiles(tiling)) => vae.enable_tiling(Some(tiling))?,
+    }
+    if slicing {
+        vae.enable_slicing();
+    }
+    Ok(vae)
 }

@@ -301,7 +301,7 @@ pub(crate) fn check_prompts<B: Backend>(
     Ok(())
 }
 
-fn seed_from_clock() -> u64 {
+pub(crate) fn seed_from_clock() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |t| t.as_nanos() as u64 % (1 << 53))
 }

@@ -69,7 +69,7 @@ impl<B: Backend> Conditioning<B> {
         let text = self.text.narrow(start, count);
         let [pictures, frames, h, w] = self.dims;
         let own = |row: usize| row % pictures * frames;
-        let (features, pictures) = if count % pictures == 0 && start % pictures == 0 {
+        let (features, pictures) = if [start, count].iter().all(|n| n.is_multiple_of(pictures)) {
             (self.features.clone(), pictures)
         } else {
             let rows =
