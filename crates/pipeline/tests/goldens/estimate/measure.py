@@ -56,6 +56,8 @@ HELD_OUT = [
     f"wide-vae:384:384:2:1:1:vae-tiling,vae-tile-size=192,{ONE}",
     f"wide-vae:384:640:2:1:2:vae-tiling,vae-tile-size=256,vae-tile-overlap=0.125,{ONE}",
     f"full:64:64:2:9:1:keep-resident,{ONE}",
+    # Measured after the last change of the model.
+    f"wide-vae:448:320:3:1:3:{ONE}", "demo:192:160:12:9:2",
 ]
 
 
