@@ -151,7 +151,7 @@ fn who_insists_is_warned() {
     crate::picture(path);
     bad(
         &program(path, &[&HUGE[..], &["--allow-oversize"]].concat()),
-        "clip_skip",
+        "--clip-skip",
     );
     let loud = &HUGE[..HUGE.len() - 1];
     let said = text(&program(path, &[loud, &["--allow-oversize"]].concat()));
@@ -160,11 +160,14 @@ fn who_insists_is_warned() {
         matches!(warnings[..], [one] if one.contains("of memory")),
         "{said}"
     );
-    assert!(said.contains("clip_skip"), "{said}");
+    assert!(said.contains("--clip-skip"), "{said}");
 
     std::fs::write(path.join("c.toml"), "allow_oversize = true").expect("written");
     let config = ["--config", "c.toml"];
-    bad(&program(path, &[&HUGE[..], &config].concat()), "clip_skip");
+    bad(
+        &program(path, &[&HUGE[..], &config].concat()),
+        "--clip-skip",
+    );
     let taken_back = ["--config", "c.toml", "--allow-oversize=false"];
     bad(
         &program(path, &[&HUGE[..], &taken_back].concat()),
@@ -174,7 +177,7 @@ fn who_insists_is_warned() {
     let job = r#"{"image": "image.png", "prompt": "a", "height": 16384, "width": 16384, "num_frames": 1000,
         "num_videos_per_prompt": 100, "clip_skip": 99, "output": "a.gif""#;
     let job = job.replace('\n', " ");
-    for (insists, says) in [("false", "of memory"), ("true", "clip_skip")] {
+    for (insists, says) in [("false", "of memory"), ("true", "--clip-skip")] {
         let line = format!("{job}, \"allow_oversize\": {insists}}}");
         std::fs::write(path.join("jobs.jsonl"), line).expect("written");
         let output = program(path, &["batch", "jobs.jsonl", "--quiet", "--model", MODEL]);
