@@ -116,16 +116,26 @@ impl<'a, B: Backend> Session<'a, B> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Refuses what would not fit, and options that are out of range, before weights are loaded.
+    /// Refuses what would not fit, unless the user insists, and options that are out of range, before weights are loaded.
     fn check_memory(&self, job: &Job) -> Result<(), Failure> {
         let prompts = job.prompt.count();
         let estimate = self
             .pipeline
             .estimate(prompts, self.model.keep_resident, &job.options)?;
-        match (estimate, self.memory) {
-            (Some(estimate), Some(memory)) => estimate.fits(memory).map_err(Failure::Input),
-            _ => Ok(()),
+        let (Some(estimate), Some(memory)) = (estimate, self.memory) else {
+            return Ok(());
+        };
+        let Err(problem) = estimate.fits(memory) else {
+            return Ok(());
+        };
+        if job.settings.allow_oversize != Some(true) {
+            let insist = "or insist with --allow-oversize";
+            return Err(Failure::Input(format!("{problem}, {insist}")));
         }
+        if !self.quiet {
+            eprintln!("warning: {problem}");
+        }
+        Ok(())
     }
 
     fn loaded(&self, progress: &mut Progress) -> Result<&I2VGenXLPipeline<B>, PipelineError> {

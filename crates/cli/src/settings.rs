@@ -47,6 +47,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) keep_resident: Option<bool>,
+    /// Warn instead of refusing if the estimate is more memory than there is
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
+    pub(crate) allow_oversize: Option<bool>,
 
     /// The first frame; repeat it for several prompts, or give one for all
     #[arg(long, value_name = "FILE")]
@@ -233,7 +237,7 @@ impl Settings {
             ($($field:ident)*) => { Self { $($field: self.$field.or(lower.$field)),* } };
         }
         or!(
-            model variant revision offline device dtype threads keep_resident
+            model variant revision offline device dtype threads keep_resident allow_oversize
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
             num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance stream_unet memory
