@@ -254,7 +254,7 @@ fn options_are_checked_before_the_download() {
         ("--image", "none.png", "none.png"),
         ("--output", "a.txt", "a.txt"),
         ("--threads", "0", "--threads"),
-        ("--dtype", "f16", "--dtype"),
+        ("--dtype", "int8", "--dtype"),
         ("--freeu", "1", "--freeu"),
     ] {
         let mut arguments = quick("a.gif");
