@@ -11,8 +11,9 @@ use i2vgen_schedulers::StepArgs;
 
 use crate::{
     Embeds, FrameProblem, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt,
-    Video, check_frames, components::Source, conditioning, decode, generators::Generators,
-    guidance, inputs, preview::Preview,
+    StartFrames, StartVideo, Video, check_frames, components::Source, conditioning, decode,
+    generators::Generators, guidance, inputs, preview::Preview, video_latents,
+    video_to_video::check_strength,
 };
 
 /// What a run reports while it works.
@@ -122,6 +123,17 @@ pub(crate) fn run<B: Backend>(
     lap("vae_encode");
 
     let [videos, channels, frames, h, w] = shape;
+    let start = match &options.start {
+        Some(start) => {
+            let frames = start_latents(source, start, videos, options, &mut generators, device)?;
+            lap("vae_encode_start");
+            Some((
+                frames,
+                check_strength(start.strength, options.num_inference_steps)?,
+            ))
+        }
+        None => None,
+    };
     // Latents stay in f32 whatever the model computes in: what a step rounds away, the next would not see.
     let noise: Tensor<B, 5> = match &options.latents {
         Some(given) => given.to_tensor(DType::F32, device),
@@ -137,7 +149,17 @@ pub(crate) fn run<B: Backend>(
         let x: Tensor<B, 5> = x.reshape([videos, frames, channels, h, w]);
         x.permute([0, 2, 1, 3, 4])
     };
-    let mut x = frame_major(noise * scheduler.init_noise_sigma());
+    let timesteps = scheduler.timesteps().to_vec();
+    let (mut x, begin) = match start {
+        None => (frame_major(noise * scheduler.init_noise_sigma()), 0),
+        Some((frames, kept)) => {
+            let begin = (options.num_inference_steps - kept) * scheduler.order();
+            scheduler.set_begin_index(begin)?;
+            let (frames, noise) = (frame_major(frames), frame_major(noise));
+            let noisy = scheduler.add_noise(frames, noise, &timesteps[begin..=begin])?;
+            (noisy, begin)
+        }
+    };
 
     tell(Event::Stage("UNet"))?;
     let unet = source.unet(options, device)?;
@@ -152,13 +174,12 @@ pub(crate) fn run<B: Backend>(
     let of_nothing = prepared.narrow(0, videos);
     lap("unet_prepare");
 
-    let timesteps = scheduler.timesteps().to_vec();
     let mut preview = match options.preview_every {
         Some(every) => Some((every, Preview::new(scheduler.as_ref())?)),
         None => None,
     };
     let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), device);
-    for (index, &timestep) in timesteps.iter().enumerate() {
+    for (index, &timestep) in timesteps.iter().enumerate().skip(begin) {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
         let seen = preview.is_some().then(|| input.clone());
         let prediction = if !options.guided_at(index, timesteps.len()) {
@@ -192,14 +213,14 @@ pub(crate) fn run<B: Backend>(
         let args = StepArgs::with_noise(options.eta, &mut draw);
         x = scheduler.step(frame_major(prediction), index, x, args)?;
         tell(Event::Step {
-            done: index + 1,
-            total: timesteps.len(),
+            done: index + 1 - begin,
+            total: timesteps.len() - begin,
             timestep,
             latents: &video_major(x.clone()),
         })?;
         if let Some(video) = &believed {
             tell(Event::Preview {
-                done: index + 1,
+                done: index + 1 - begin,
                 video,
             })?;
         }
@@ -239,6 +260,32 @@ pub(crate) fn run<B: Backend>(
         unknown_lora_keys,
         timings,
     })
+}
+
+/// The frames that a run begins with, one video's for all if there is only one.
+fn start_latents<B: Backend>(
+    source: &Source<B>,
+    start: &StartVideo,
+    videos: usize,
+    options: &GenerateOptions,
+    generators: &mut Generators,
+    device: &B::Device,
+) -> Result<Tensor<B, 5>, PipelineError> {
+    match &start.frames {
+        StartFrames::Video(video) => {
+            let vae = source.vae(options, device)?;
+            let (chunk, kind) = (options.decode_chunk_size, options.image_latents);
+            let video = video.repeated(videos);
+            video_latents::encode(&vae, &video, chunk, kind, generators, device)
+        }
+        StartFrames::Latents(latents) => {
+            let x = latents.to_tensor(DType::F32, device);
+            Ok(match x.dims()[0] {
+                1 => x.repeat_dim(0, videos),
+                _ => x,
+            })
+        }
+    }
 }
 
 /// Refuses whatever would fail later, before any weight is read. Returns the shape of the latents, and the keys of LoRA files

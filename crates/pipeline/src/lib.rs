@@ -32,7 +32,9 @@ pub use i2vgen_vae::Tiling;
 pub use image_input::{decode_image, open_image};
 pub use inputs::{Images, Prompt};
 pub use lora::{Lora, Loras};
-pub use options::{Compat, FreeU, GenerateOptions, ImageLatents, OutputType, VaeTiling};
+pub use options::{
+    Compat, FreeU, GenerateOptions, ImageLatents, OutputType, StartFrames, StartVideo, VaeTiling,
+};
 pub use pipeline::I2VGenXLPipeline;
 pub use video::{
     Container, FrameProblem, GifDither, GifPalette, SaveOptions, Video, check_frames,

@@ -10,6 +10,7 @@ use std::{ops::ControlFlow, path::Path};
 use burn::tensor::{DType, backend::Backend};
 use i2vgen_checkpoint::Folder;
 
+pub(crate) use options::check_strength;
 pub use options::{VideoToVideoOptions, Windows};
 pub use run::Refinement;
 pub use source::VideoToVideoComponents;
