@@ -6,6 +6,7 @@ mod common;
 mod batch;
 mod config;
 mod continuation;
+mod devices;
 mod inputs;
 mod lora;
 mod outputs;
