@@ -7,12 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Int, Tensor, TensorData},
-};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use i2vgen_checkpoint::Folder;
 use i2vgen_clip_encoders::{CLIPTextModel, CLIPVisionModelWithProjection};
+use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::I2VGenXLUNet;
 use i2vgen_vae::AutoencoderKL;
 use i2vgen_weights_converter::{Component, Conversion, Options, Plan, Source, Trio, read_config};
@@ -46,12 +44,12 @@ impl Goldens {
         self.data(name, |b| f32::from_le_bytes(b.try_into().expect("4 bytes")))
     }
 
-    fn tensor<const D: usize>(&self, name: &str) -> Tensor<Flex, D> {
+    fn tensor<const D: usize>(&self, name: &str) -> Tensor<TestBackend, D> {
         let (values, shape) = self.f32(name);
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 
-    fn ids(&self, name: &str) -> Tensor<Flex, 2, Int> {
+    fn ids(&self, name: &str) -> Tensor<TestBackend, 2, Int> {
         let (values, shape) =
             self.data(name, |b| i64::from_le_bytes(b.try_into().expect("8 bytes")));
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
@@ -62,7 +60,7 @@ impl Goldens {
     }
 
     /// How far a tensor is from the recorded one, relative to the latter's largest value.
-    fn off<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) -> f32 {
+    fn off<const D: usize>(&self, name: &str, found: Tensor<TestBackend, D>) -> f32 {
         let (expected, shape) = self.f32(name);
         assert_eq!(found.dims().to_vec(), shape, "{name}");
         let found: Vec<f32> = found.into_data().to_vec().expect("f32");
@@ -77,7 +75,7 @@ impl Goldens {
         worst / largest
     }
 
-    fn close<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) {
+    fn close<const D: usize>(&self, name: &str, found: Tensor<TestBackend, D>) {
         let off = self.off(name, found);
         assert!(
             off <= LIMIT,
@@ -113,9 +111,10 @@ fn fold(fold_concat_gain: bool) -> Options {
     }
 }
 
-fn unet_output(goldens: &Goldens, folder: &Folder, concat_gain: f64) -> Tensor<Flex, 5> {
+fn unet_output(goldens: &Goldens, folder: &Folder, concat_gain: f64) -> Tensor<TestBackend, 5> {
     let device = Default::default();
-    let unet = I2VGenXLUNet::<Flex>::from_folder(folder, None, DType::F32, &device).expect("loads");
+    let unet =
+        I2VGenXLUNet::<TestBackend>::from_folder(folder, None, DType::F32, &device).expect("loads");
     let conditioning = unet.prepare(
         goldens.tensor("unet.text"),
         goldens.tensor("unet.image_embeddings"),
@@ -150,8 +149,9 @@ fn ldm_vae_in_a_lightning_checkpoint() {
     let goldens = Goldens::read();
     let converted = trio(&fold(false));
     let folder = component(&converted, "vae");
-    let vae = AutoencoderKL::<Flex>::from_folder(&folder, None, DType::F32, &Default::default())
-        .expect("loads");
+    let vae =
+        AutoencoderKL::<TestBackend>::from_folder(&folder, None, DType::F32, &Default::default())
+            .expect("loads");
     let posterior = vae.encode(goldens.tensor("vae.image")).expect("encodes");
     // The recorded logarithms are far from where they are clamped.
     let moments = Tensor::cat(vec![posterior.mean, posterior.logvar], 1);
@@ -183,7 +183,7 @@ fn open_clip_text_in_a_lightning_checkpoint() {
 
 fn text(goldens: &Goldens, folder: &Folder) {
     let tower =
-        CLIPTextModel::<Flex>::from_folder(folder, None, DType::F32, 0, &Default::default())
+        CLIPTextModel::<TestBackend>::from_folder(folder, None, DType::F32, 0, &Default::default())
             .expect("loads");
     let run = |skip| tower.forward(goldens.ids("text.ids"), skip).expect("runs");
     goldens.close("text.penultimate", run(Some(1)));
@@ -194,7 +194,7 @@ fn text(goldens: &Goldens, folder: &Folder) {
 fn open_clip_vision() {
     let goldens = Goldens::read();
     let converted = trio(&fold(false));
-    let tower = CLIPVisionModelWithProjection::<Flex>::from_folder(
+    let tower = CLIPVisionModelWithProjection::<TestBackend>::from_folder(
         &component(&converted, "image_encoder"),
         None,
         DType::F32,

@@ -3,9 +3,10 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use burn::{backend::Flex, tensor::DType};
+use burn::tensor::DType;
 use i2vgen_checkpoint::Folder;
 use i2vgen_pipeline::{Compat, GenerateOptions, I2VGenXLPipeline, ImageLatents, decode_image};
+use i2vgen_tests::TestBackend;
 use i2vgen_weights_converter::{Conversion, Options, Trio};
 use safetensors::SafeTensors;
 
@@ -34,8 +35,8 @@ fn latents(fold: bool, compat: Compat) -> Vec<f32> {
         .expect("converts");
     let device = Default::default();
     let folder = Folder::open(&output).expect("opens");
-    let pipeline =
-        I2VGenXLPipeline::<Flex>::from_folder(folder, None, DType::F32, &device).expect("opens");
+    let pipeline = I2VGenXLPipeline::<TestBackend>::from_folder(folder, None, DType::F32, &device)
+        .expect("opens");
     let options = GenerateOptions {
         height: 32,
         width: 40,

@@ -2,16 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData},
-};
+use burn::tensor::{Tensor, TensorData};
 use i2vgen_clip_encoders::{
     CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, CropMode,
 };
 use i2vgen_pipeline::{
     Event, GenerateOptions, I2VGenXLPipeline, ImageLatents, Latents, decode_image,
 };
+use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::I2VGenXLUNet;
 use i2vgen_vae::AutoencoderKL;
 use safetensors::SafeTensors;
@@ -19,7 +17,7 @@ use safetensors::SafeTensors;
 const REFERENCE: &[u8] = include_bytes!("../goldens/demo/reference.safetensors");
 const IMAGE: &[u8] = include_bytes!("../goldens/demo/input_64.png");
 const PROMPT: &str = "a red circle moves left";
-type B = Flex;
+type B = TestBackend;
 
 fn golden(name: &str) -> (Vec<f32>, Vec<usize>) {
     let file = SafeTensors::deserialize(REFERENCE).expect("golden");

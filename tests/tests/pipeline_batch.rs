@@ -3,11 +3,12 @@
 
 use std::ops::ControlFlow;
 
-use burn::{backend::Flex, tensor::DType};
+use burn::tensor::DType;
 use i2vgen_pipeline::{
     Compat, Embeds, Event, FreeU, GenerateOptions, Generation, I2VGenXLPipeline, ImageLatents,
     OutputType, Prompt, SchedulerOptions, VaeTiling, decode_image,
 };
+use i2vgen_tests::TestBackend;
 use image::{RgbImage, imageops::flip_horizontal};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use serde_json::Value;
 const CASES: &str = include_str!("../goldens/pipeline_batch/cases.json");
 const TENSORS: &[u8] = include_bytes!("../goldens/pipeline_batch/cases.safetensors");
 const IMAGE: &[u8] = include_bytes!("../goldens/pipeline/input.png");
-type Pipeline = I2VGenXLPipeline<Flex>;
+type Pipeline = I2VGenXLPipeline<TestBackend>;
 
 fn pipeline() -> Pipeline {
     let folder = i2vgen_demo_model::folder();
@@ -215,7 +216,7 @@ fn what_comes_out_goes_in() {
     assert_eq!(video, decoded);
 
     // Frames as images, array and tensor.
-    let tensor = video.to_tensor::<Flex>(&Default::default());
+    let tensor = video.to_tensor::<TestBackend>(&Default::default());
     assert_eq!(tensor.dims(), [1, 3, 3, 32, 40]);
     let images = video.images(0);
     let at = |frame: usize, y: usize, x: usize, c: usize| {

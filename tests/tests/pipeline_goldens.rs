@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use burn::{backend::Flex, tensor::DType};
+use burn::tensor::DType;
 use i2vgen_pipeline::{Compat, GenerateOptions, I2VGenXLPipeline, ImageLatents, decode_image};
+use i2vgen_tests::TestBackend;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -55,8 +56,8 @@ fn every_case() {
     let tensors = SafeTensors::deserialize(TENSORS).expect("tensors");
     let device = Default::default();
     let folder = i2vgen_demo_model::folder();
-    let pipeline =
-        I2VGenXLPipeline::<Flex>::from_folder(folder, None, DType::F32, &device).expect("opens");
+    let pipeline = I2VGenXLPipeline::<TestBackend>::from_folder(folder, None, DType::F32, &device)
+        .expect("opens");
     let image = decode_image(IMAGE, "input.png").expect("decodes");
     let mut failures = Vec::new();
     for (name, case) in &cases {

@@ -1,12 +1,10 @@
 //! The UNet under configurations that no checkpoint here has. (diffusers itself cannot build head widths per level.)
 
-use burn::{
-    backend::Flex,
-    tensor::{Distribution, Tensor},
-};
+use burn::tensor::{Distribution, Tensor};
+use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig, UNetError};
 
-type B = Flex;
+type B = TestBackend;
 
 fn unet(head_dims: &str) -> I2VGenXLUNet<B> {
     let json = format!(

@@ -32,6 +32,13 @@ pub(crate) enum Command {
     /// Show components, parameters, dtypes, sizes and problems of a model folder or a weight file
     #[command(after_help = "Example:\n  i2vgen inspect models/i2vgen-xl --deep")]
     Inspect(InspectArgs),
+    /// Compute everything that a video of some size needs once, so that a GPU's kernels are there; --check tests them
+    #[command(
+        after_help = "Example:\n  i2vgen warmup --model models/i2vgen-xl --device wgpu --height 512 --width 512 --check"
+    )]
+    Warmup(WarmupArgs),
+    /// List what --device can name on this machine
+    Devices,
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  i2vgen completions bash > ~/.local/share/bash-completion/completions/i2vgen"
@@ -91,7 +98,7 @@ pub(crate) struct DemoArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// cpu, cuda, cuda:N, wgpu or wgpu:N
+    /// cpu, cuda, cuda:N, wgpu or wgpu:N; 'i2vgen devices' lists them
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
     /// Print nothing but errors
@@ -159,6 +166,35 @@ pub(crate) struct PullArgs {
     #[arg(long)]
     pub(crate) offline: bool,
     /// Print nothing but the folder and errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WarmupArgs {
+    /// A diffusers model folder, or `embedded`: the toy model of `i2vgen demo`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Variant of the weights, like fp16; by default whichever is there
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+    /// cpu, cuda, cuda:N, wgpu or wgpu:N; 'i2vgen devices' lists them
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Pixels
+    #[arg(long, value_name = "N", default_value_t = 704)]
+    pub(crate) height: usize,
+    /// Pixels
+    #[arg(long, value_name = "N", default_value_t = 1280)]
+    pub(crate) width: usize,
+    /// Frames of a video
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) num_frames: usize,
+    /// Test every shape of convolution, linear layer and attention against a sample computed in f64, in f32 and f16; one
+    /// line for each that is wrong, and exit status 1
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print nothing but what is wrong
     #[arg(long)]
     pub(crate) quiet: bool,
 }

@@ -1,8 +1,18 @@
 //! The only place that knows which backends were compiled in.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod guard;
+mod list;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
 use burn::tensor::backend::Backend;
 
 use crate::failure::Failure;
+
+pub(crate) use list::devices;
 
 /// What is done on a device, whatever its backend.
 pub(crate) trait Task {
@@ -17,36 +27,33 @@ pub(crate) fn dispatch(device: &str, task: impl Task) -> Result<(), Failure> {
             "--device: '{device}' must be a name with an optional number, like cuda:0"
         ))
     })?;
+    let refused = |problem: String| Failure::Input(format!("--device: {device}: {problem}"));
     match name {
         #[cfg(feature = "cpu")]
         "cpu" if index == 0 => task.run::<burn::backend::Flex>(&Default::default()),
         #[cfg(feature = "cuda")]
-        "cuda" => task.run::<burn::backend::Cuda>(&burn::backend::cuda::CudaDevice::new(index)),
+        "cuda" => {
+            let found = cuda::find(index).map_err(refused)?;
+            guard::run::<burn::backend::Cuda>(device, task, &found)
+        }
         #[cfg(feature = "wgpu")]
         "wgpu" => {
-            use burn::backend::wgpu::WgpuDevice;
-            let device = match device.contains(':') {
-                true => WgpuDevice::DiscreteGpu(index),
-                false => WgpuDevice::DefaultDevice,
-            };
-            task.run::<burn::backend::Wgpu>(&device)
+            let found = wgpu::find(index).map_err(refused)?;
+            guard::run::<burn::backend::Wgpu>(device, task, &found)
         }
-        "cpu" => Err(Failure::Input(
-            "--device: there is only one cpu; use cpu".into(),
-        )),
-        #[cfg(not(feature = "cuda"))]
-        "cuda" => Err(not_built_in(name)),
-        #[cfg(not(feature = "wgpu"))]
-        "wgpu" => Err(not_built_in(name)),
+        #[cfg(feature = "cpu")]
+        "cpu" => Err(refused("there is only one cpu; use cpu".into())),
+        missing if ["cpu", "cuda", "wgpu"].contains(&missing) => Err(refused(format!(
+            "this program was built without it; {}",
+            how_to_build(missing)
+        ))),
         _ => Err(Failure::Input(format!(
-            "--device: '{name}' is unknown; use cpu, cuda or wgpu"
+            "--device: '{name}' is unknown; use cpu, cuda or wgpu ('i2vgen devices' lists what is here)"
         ))),
     }
 }
 
-#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
-fn not_built_in(name: &str) -> Failure {
-    Failure::Input(format!(
-        "--device: this program was built without {name}; build it with: cargo build --release --features {name}"
-    ))
+/// How a program with that backend is had.
+fn how_to_build(name: &str) -> String {
+    format!("build it with: cargo build --release --features {name}")
 }

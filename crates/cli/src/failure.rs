@@ -16,14 +16,31 @@ pub(crate) enum Failure {
         /// How many there were to do.
         total: usize,
     },
+    /// Of operations that a device computes wrong; each has had its own line.
+    Check {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        total: usize,
+    },
+    /// Of a GPU or its driver, while it computed.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    Device {
+        /// As `--device` calls it.
+        device: String,
+        /// In burn's words.
+        problem: String,
+    },
 }
 
 impl Failure {
-    /// 130 after Ctrl-C, as shells expect; 1 if jobs of a list failed; otherwise 2.
+    /// 130 after Ctrl-C, as shells expect; 1 if jobs of a list or a check failed; 3 if the device did; otherwise 2.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pipeline(PipelineError::Cancelled) => ExitCode::from(130),
-            Self::Jobs { .. } => ExitCode::from(1),
+            Self::Jobs { .. } | Self::Check { .. } => ExitCode::from(1),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Device { .. } => ExitCode::from(3),
             _ => ExitCode::from(2),
         }
     }
@@ -38,6 +55,15 @@ impl std::fmt::Display for Failure {
             }
             Self::Pipeline(error) => error.fmt(f),
             Self::Input(text) => f.write_str(text),
+            Self::Check { failed, total } => write!(
+                f,
+                "{failed} of {total} operations are computed wrong here, see above; use another device or driver"
+            ),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Device { device, problem } => write!(
+                f,
+                "{device} failed; try a smaller size, --split-guidance, --vae-tiling, a newer driver or --device cpu: {problem}"
+            ),
             Self::Jobs { lines, total } => {
                 let names: Vec<_> = lines.iter().map(usize::to_string).collect();
                 let (failed, names) = (lines.len(), names.join(", "));

@@ -21,6 +21,7 @@ mod sidecar;
 mod staging;
 mod tensors;
 mod usage;
+mod warmup;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
         Command::Batch(args) => batch::batch(*args),
         Command::Pull(args) => pull::pull(args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Warmup(args) => warmup::warmup(args),
+        Command::Devices => {
+            device::devices();
+            Ok(())
+        }
         Command::Completions(args) => completions::completions(&args),
     };
     match outcome {

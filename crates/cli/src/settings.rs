@@ -34,7 +34,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) offline: Option<bool>,
-    /// cpu, cuda, cuda:N, wgpu or wgpu:N [default: cpu]
+    /// cpu, cuda, cuda:N, wgpu or wgpu:N; 'i2vgen devices' lists them [default: cpu]
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// Precision of the computation [default: f32]

@@ -2,9 +2,10 @@
 
 mod common;
 
-use burn::{backend::Flex, tensor::Tensor};
+use burn::tensor::Tensor;
 use common::Goldens;
 use i2vgen_clip_encoders::{CLIPImageProcessor, CropMode, crop_wide, vae_pixels};
+use i2vgen_tests::TestBackend;
 use image::RgbImage;
 use serde_json::{Value, json};
 
@@ -82,7 +83,7 @@ fn pixels_of_both_branches() {
     let goldens = Goldens::read("image/cases.safetensors");
     let image = picture(50, 41);
     let device = Default::default();
-    let check = |name: &str, found: Tensor<Flex, 4>| {
+    let check = |name: &str, found: Tensor<TestBackend, 4>| {
         assert_eq!(found.dims().to_vec(), goldens.shape(name));
         let found: Vec<f32> = found.into_data().to_vec().expect("f32");
         let expected = goldens.f32(name);

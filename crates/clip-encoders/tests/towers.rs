@@ -4,19 +4,17 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Int, Tensor, TensorData},
-};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use common::{Goldens, repository};
 use i2vgen_checkpoint::{CheckpointError, Folder};
 use i2vgen_clip_encoders::{
     CLIPError, CLIPTextConfig, CLIPTextModel, CLIPVisionModelWithProjection,
 };
+use i2vgen_tests::TestBackend;
 use safetensors::{SafeTensors, tensor::TensorView};
 
-type Text = CLIPTextModel<Flex>;
-type Vision = CLIPVisionModelWithProjection<Flex>;
+type Text = CLIPTextModel<TestBackend>;
+type Vision = CLIPVisionModelWithProjection<TestBackend>;
 
 /// The folder of a model of the goldens.
 fn folder(kind: &str, model: &str) -> PathBuf {
@@ -27,11 +25,11 @@ fn folder(kind: &str, model: &str) -> PathBuf {
     }
 }
 
-fn ids(values: Vec<i64>, shape: [usize; 2]) -> Tensor<Flex, 2, Int> {
+fn ids(values: Vec<i64>, shape: [usize; 2]) -> Tensor<TestBackend, 2, Int> {
     Tensor::from_data(TensorData::new(values, shape), &Default::default())
 }
 
-fn values<const D: usize>(x: Tensor<Flex, D>) -> Vec<f32> {
+fn values<const D: usize>(x: Tensor<TestBackend, D>) -> Vec<f32> {
     x.into_data().to_vec().expect("f32")
 }
 

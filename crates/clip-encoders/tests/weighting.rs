@@ -2,12 +2,10 @@
 
 mod common;
 
-use burn::{
-    backend::Flex,
-    tensor::{Distribution, Tensor, TensorData},
-};
+use burn::tensor::{Distribution, Tensor, TensorData};
 use common::{Goldens, repository};
 use i2vgen_clip_encoders::{CLIPError, CLIPTextModel, CLIPTokenizer, apply_weights};
+use i2vgen_tests::TestBackend;
 use serde_json::Value;
 
 fn tokenizer() -> CLIPTokenizer {
@@ -15,7 +13,7 @@ fn tokenizer() -> CLIPTokenizer {
     CLIPTokenizer::from_pretrained(folder).expect("loads")
 }
 
-fn values(x: Tensor<Flex, 3>) -> Vec<f32> {
+fn values(x: Tensor<TestBackend, 3>) -> Vec<f32> {
     x.into_data().to_vec().expect("f32")
 }
 
@@ -26,7 +24,7 @@ fn ids_weights_and_embeddings_as_in_torch() {
     let goldens = Goldens::read("weighting/hidden.safetensors");
     let folder = repository("crates/demo-model/model/text_encoder");
     let device = Default::default();
-    let encoder = CLIPTextModel::<Flex>::from_pretrained(folder, &device).expect("loads");
+    let encoder = CLIPTextModel::<TestBackend>::from_pretrained(folder, &device).expect("loads");
     let tokenizer = tokenizer();
     let cases = cases.as_array().expect("a list");
     assert_eq!(cases.len(), goldens.names().len());
@@ -132,7 +130,7 @@ fn without_brackets_the_ids_are_the_same() {
 
 #[test]
 fn weights_of_one_change_no_bit() {
-    let hidden = Tensor::<Flex, 3>::random(
+    let hidden = Tensor::<TestBackend, 3>::random(
         [2, 5, 8],
         Distribution::Normal(0.0, 3.0),
         &Default::default(),
@@ -149,10 +147,10 @@ fn weights_of_one_change_no_bit() {
 fn each_row_keeps_its_own_mean() {
     let device = Default::default();
     let data: Vec<f32> = (0..24).map(|i| (i * i % 7) as f32 - 1.5).collect();
-    let hidden = Tensor::<Flex, 3>::from_data(TensorData::new(data, [2, 3, 4]), &device);
+    let hidden = Tensor::<TestBackend, 3>::from_data(TensorData::new(data, [2, 3, 4]), &device);
     let weights = [1.0, 2.0, 0.5];
     let both = apply_weights(hidden.clone(), &weights).expect("fits");
-    let means = |x: Tensor<Flex, 3>| values(x.mean_dim(2).mean_dim(1));
+    let means = |x: Tensor<TestBackend, 3>| values(x.mean_dim(2).mean_dim(1));
     for (a, b) in means(both.clone()).iter().zip(means(hidden.clone())) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
     }
@@ -180,7 +178,7 @@ fn bad_input_is_an_error() {
     assert_eq!(long.encoding.cut, 10_000 - 75);
     assert_eq!((long.weights[75], long.weights[76]), (2.0, 1.0));
 
-    let hidden = Tensor::<Flex, 3>::ones([1, 3, 2], &Default::default());
+    let hidden = Tensor::<TestBackend, 3>::ones([1, 3, 2], &Default::default());
     let error = apply_weights(hidden.clone(), &[1.0; 4]).expect_err("too many");
     assert!(matches!(
         error,

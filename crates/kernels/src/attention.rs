@@ -2,10 +2,13 @@
 
 use burn::tensor::{DType, Tensor, activation, backend::Backend};
 
-use crate::memory::{in_turns, memory_budget, narrow};
+use crate::{
+    memory::{in_turns, memory_budget, narrow},
+    trace::{Operation, note},
+};
 
 /// Which keys a query may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mask {
     /// All of them.
     None,
@@ -34,6 +37,12 @@ pub fn attention<B: Backend>(
         let y = attention(q.reshape([kb, b / kb * n, c]), k, v, heads, Mask::None);
         return y.reshape([b, n, c]);
     }
+    note(|| Operation::Attention {
+        q: [b, n, c],
+        m,
+        heads,
+        mask,
+    });
     #[cfg(feature = "flex")]
     let q = match crate::flex::in_f32(q, |q| {
         attention(

@@ -2,8 +2,10 @@
 
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
+use crate::trace::{Operation, note};
+
 /// Zero padding on each side of an image, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Padding {
     /// Rows above.
     pub top: usize,
@@ -39,6 +41,13 @@ pub fn conv2d<B: Backend>(
     stride: usize,
     padding: Padding,
 ) -> Tensor<B, 4> {
+    note(|| Operation::Conv2d {
+        x: x.dims(),
+        weight: weight.dims(),
+        bias: bias.as_ref().map(|bias| bias.dims()[0]),
+        stride,
+        padding,
+    });
     #[cfg(feature = "flex")]
     let x = match crate::flex::in_f32(x, |x| {
         let bias = bias.clone().map(crate::flex::widen);
@@ -88,6 +97,10 @@ pub fn frame_conv<B: Backend>(
     weight: Tensor<B, 5>,
     bias: Tensor<B, 1>,
 ) -> Tensor<B, 4> {
+    note(|| Operation::FrameConv {
+        x: x.dims(),
+        out: weight.dims()[0],
+    });
     #[cfg(feature = "flex")]
     let x = match crate::flex::in_f32(x, |x| {
         frame_conv(

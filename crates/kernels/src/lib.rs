@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod check;
 mod conv;
 mod layers;
 mod linear;
@@ -9,12 +10,14 @@ mod memory;
 mod norm;
 mod precision;
 mod resize;
+mod trace;
 
 #[cfg(feature = "flex")]
 mod flex;
 
 pub use activation::{geglu, gelu, silu};
 pub use attention::{Mask, attention, frame_attention};
+pub use check::check;
 pub use conv::{Padding, conv2d, frame_conv};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::linear;
@@ -22,3 +25,4 @@ pub use memory::{in_turns, memory_budget, set_memory_budget};
 pub use norm::{group_norm, layer_norm};
 pub use precision::widened;
 pub use resize::nearest_resize;
+pub use trace::{Operation, trace};

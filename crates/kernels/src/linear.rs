@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::trace::{Operation, note};
+
 /// `x · weightᵀ (+ bias)` on the last axis.
 ///
 /// # Shapes
@@ -16,6 +18,11 @@ pub fn linear<B: Backend, const D: usize>(
     let rows = x.shape().num_elements() / input;
     let x = x.reshape([rows, input]);
     dims[D - 1] = out;
+    note(|| Operation::Linear {
+        x: [rows, input],
+        out,
+        bias: bias.is_some(),
+    });
     #[cfg(feature = "flex")]
     let x = match crate::flex::in_f32(x, |x| {
         linear(

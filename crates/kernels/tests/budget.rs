@@ -6,6 +6,7 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_kernels::*;
+use i2vgen_tests::TestBackend;
 
 /// Not `Flex`, so it gets the composed form.
 type Composed = Autodiff<Flex>;
@@ -49,16 +50,16 @@ fn turns_do_not_change_results() {
             let run = move || tokens::<Composed>(shape, Mask::None, dtype);
             cases.push((format!("composed {shape:?} {dtype:?}"), Box::new(run)));
         }
-        let run = move || tokens::<Flex>(shape, Mask::None, DType::F32);
+        let run = move || tokens::<TestBackend>(shape, Mask::None, DType::F32);
         cases.push((format!("kernel {shape:?}"), Box::new(run)));
     }
     let causal = [2, 77, 2, 77];
     let run = move || tokens::<Composed>(causal, Mask::Causal, DType::F32);
     cases.push(("composed causal".into(), Box::new(run)));
-    let run = move || tokens::<Flex>(causal, Mask::Causal, DType::F32);
+    let run = move || tokens::<TestBackend>(causal, Mask::Causal, DType::F32);
     cases.push(("kernel causal".into(), Box::new(run)));
     cases.push(("composed frames".into(), Box::new(frames::<Composed>)));
-    cases.push(("kernel frames".into(), Box::new(frames::<Flex>)));
+    cases.push(("kernel frames".into(), Box::new(frames::<TestBackend>)));
 
     for (name, run) in cases {
         set_memory_budget(usize::MAX);
@@ -81,7 +82,7 @@ fn turns_do_not_change_results() {
 
 #[test]
 fn joins_turns_in_order() {
-    let x = data::<Flex, 2>([3, 10], 5);
+    let x = data::<TestBackend, 2>([3, 10], 5);
     for turn in [0, 1, 3, 10, 99] {
         let mut starts = Vec::new();
         let y = in_turns(x.clone(), turn, 1, |part, start| {

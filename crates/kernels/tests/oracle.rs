@@ -6,6 +6,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use i2vgen_kernels::*;
+use i2vgen_tests::TestBackend;
 
 type Composed = Autodiff<Flex>;
 
@@ -21,7 +22,7 @@ fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u32) -> Tensor<B, D>
     Tensor::from_data(TensorData::new(values, dims), &Default::default())
 }
 
-fn assert_close<const D: usize>(ours: Tensor<Flex, D>, oracle: Tensor<Composed, D>) {
+fn assert_close<const D: usize>(ours: Tensor<TestBackend, D>, oracle: Tensor<Composed, D>) {
     assert_eq!(ours.dims(), oracle.dims());
     let ours: Vec<f32> = ours.into_data().to_vec().unwrap();
     let oracle: Vec<f32> = oracle.into_data().to_vec().unwrap();
@@ -41,7 +42,7 @@ macro_rules! check {
             let body: fn() -> Tensor<B, $d> = $body;
             body()
         }
-        assert_close(run::<Flex>(), run::<Composed>());
+        assert_close(run::<TestBackend>(), run::<Composed>());
     }};
 }
 
@@ -57,7 +58,7 @@ fn norms() {
     for silu in [false, true] {
         let run = |silu| {
             (
-                group_norm::<Flex>(
+                group_norm::<TestBackend>(
                     data([3, 999, 24], 1) + 3.0,
                     data([24], 2),
                     data([24], 3),
@@ -230,7 +231,7 @@ fn resizes() {
 #[test]
 fn threads_do_not_change_the_bits() {
     let run = || {
-        let x = data::<Flex, 4>([4, 32, 32, 64], 1);
+        let x = data::<TestBackend, 4>([4, 32, 32, 64], 1);
         let x = conv2d(
             x,
             data([96, 64, 3, 3], 2),

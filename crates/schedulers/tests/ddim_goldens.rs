@@ -3,15 +3,13 @@
 
 use std::{fs, path::PathBuf};
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData, Tolerance},
-};
+use burn::tensor::{Tensor, TensorData, Tolerance};
 use i2vgen_schedulers::{DDIMScheduler, DDIMSchedulerConfig, Scheduler, StepArgs};
+use i2vgen_tests::TestBackend;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-type Image = Tensor<Flex, 4>;
+type Image = Tensor<TestBackend, 4>;
 
 const STEP: usize = 2 * 3 * 2 * 2;
 
@@ -69,7 +67,7 @@ impl Goldens {
     }
 }
 
-fn scheduler(fields: &Value) -> DDIMScheduler<Flex> {
+fn scheduler(fields: &Value) -> DDIMScheduler<TestBackend> {
     DDIMScheduler::new(DDIMSchedulerConfig::from_json(fields).unwrap()).unwrap()
 }
 

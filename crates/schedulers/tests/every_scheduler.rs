@@ -1,16 +1,14 @@
 //! What holds for every scheduler: the trait's promises, limits, errors, and configs that go around.
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Tensor},
-};
+use burn::tensor::{DType, Tensor};
 use i2vgen_schedulers::{
     Scheduler, SchedulerError, SchedulerOptions, StepArgs, class_name, from_config,
     from_config_with, from_pretrained, save_pretrained, supported_classes,
 };
+use i2vgen_tests::TestBackend;
 use serde_json::{Value, json};
 
-type Image = Tensor<Flex, 4>;
+type Image = Tensor<TestBackend, 4>;
 
 fn names() -> impl Iterator<Item = &'static str> {
     supported_classes().iter().map(|(short, _)| *short)
@@ -24,7 +22,7 @@ fn model() -> Value {
     })
 }
 
-fn scheduler(config: &Value, name: &str) -> Box<dyn Scheduler<Flex>> {
+fn scheduler(config: &Value, name: &str) -> Box<dyn Scheduler<TestBackend>> {
     from_config(config, name).unwrap()
 }
 
@@ -33,7 +31,7 @@ fn ones() -> Image {
 }
 
 /// A run with a model that always says the same, and how often noise was drawn.
-fn run(scheduler: &mut dyn Scheduler<Flex>) -> (Image, usize) {
+fn run(scheduler: &mut dyn Scheduler<TestBackend>) -> (Image, usize) {
     let mut draws = 0;
     let mut source = |like: &Image| {
         draws += 1;
@@ -167,7 +165,7 @@ fn steps_with_a_history_come_in_order() {
         let stateful = stateful.contains(&name);
         let mut scheduler = scheduler(&model(), name);
         let mut noise = |like: &Image| like.ones_like();
-        let mut step = |scheduler: &mut Box<dyn Scheduler<Flex>>, index| {
+        let mut step = |scheduler: &mut Box<dyn Scheduler<TestBackend>>, index| {
             let args = StepArgs::with_noise(0.0, &mut noise);
             scheduler.step(ones(), index, ones(), args).map(drop)
         };
@@ -278,8 +276,10 @@ fn samples_do_not_mix() {
         both.set_timesteps(4).unwrap();
         let mut single = both.clone();
         let mut source = |like: &Image| like.ones_like() * 0.25;
-        let row =
-            Tensor::<Flex, 4>::from_floats([[[[0.1, -0.7], [1.3, 0.4]]]], &Default::default());
+        let row = Tensor::<TestBackend, 4>::from_floats(
+            [[[[0.1, -0.7], [1.3, 0.4]]]],
+            &Default::default(),
+        );
         let mut x = Tensor::cat(vec![ones().narrow(0, 0, 1), row.clone()], 0);
         let mut y = row;
         for index in 0..both.timesteps().len() {
@@ -328,13 +328,15 @@ fn configs_go_around() {
         let scheduler = scheduler(&model(), name);
         let path = folder.join(name);
         save_pretrained(&*scheduler, &path).unwrap();
-        let loaded = from_pretrained::<Flex>(&path).unwrap();
+        let loaded = from_pretrained::<TestBackend>(&path).unwrap();
         let config = loaded.to_config();
         assert_eq!(config, scheduler.to_config());
         assert_eq!(config["_class_name"], json!(class));
         assert_eq!(config["prediction_type"], json!("v_prediction"));
         // And back: what the classes share survives.
-        let back = from_config::<Flex>(&config, "ddim").unwrap().to_config();
+        let back = from_config::<TestBackend>(&config, "ddim")
+            .unwrap()
+            .to_config();
         for key in [
             "beta_schedule",
             "steps_offset",
@@ -344,9 +346,9 @@ fn configs_go_around() {
             assert_eq!(back[key], model()[key], "{name}, {key}");
         }
     }
-    let sde = from_pretrained::<Flex>(folder.join("sde-dpmsolver++")).unwrap();
+    let sde = from_pretrained::<TestBackend>(folder.join("sde-dpmsolver++")).unwrap();
     assert_eq!(sde.to_config()["algorithm_type"], json!("sde-dpmsolver++"));
-    let plain = from_config::<Flex>(&sde.to_config(), "dpmsolver++").unwrap();
+    let plain = from_config::<TestBackend>(&sde.to_config(), "dpmsolver++").unwrap();
     assert_eq!(plain.to_config()["algorithm_type"], json!("dpmsolver++"));
 }
 
@@ -364,7 +366,9 @@ fn a_file_as_diffusers_writes_it() {
   "variance_type": null
 }"#;
     std::fs::write(folder.path().join("scheduler_config.json"), file).unwrap();
-    let config = from_pretrained::<Flex>(folder.path()).unwrap().to_config();
+    let config = from_pretrained::<TestBackend>(folder.path())
+        .unwrap()
+        .to_config();
     assert_eq!(config["timestep_spacing"], json!("linspace"));
     assert_eq!(config["beta_end"], json!(0.02));
     assert_eq!(config["solver_type"], json!("midpoint"));
@@ -373,7 +377,8 @@ fn a_file_as_diffusers_writes_it() {
 #[test]
 fn options() {
     let with = |name: &str, options: SchedulerOptions| {
-        from_config_with::<Flex>(&model(), name, &options).map(|scheduler| scheduler.to_config())
+        from_config_with::<TestBackend>(&model(), name, &options)
+            .map(|scheduler| scheduler.to_config())
     };
     let karras = SchedulerOptions {
         karras_sigmas: Some(true),
@@ -498,7 +503,9 @@ fn refused_configs_say_why() {
             ["algorithm_type", "dpmsolver++"],
         ),
     ] {
-        let message = from_config::<Flex>(&config, name).unwrap_err().to_string();
+        let message = from_config::<TestBackend>(&config, name)
+            .unwrap_err()
+            .to_string();
         for part in parts {
             assert!(message.contains(part), "{name}: {message}");
         }

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData},
-};
+use burn::tensor::{Tensor, TensorData};
 use i2vgen_schedulers::{
     DEISMultistepScheduler, DEISMultistepSchedulerConfig, DPMSolverMultistepScheduler,
     DPMSolverMultistepSchedulerConfig, EulerAncestralDiscreteScheduler,
@@ -15,10 +12,11 @@ use i2vgen_schedulers::{
     SchedulerOptions, StepArgs, UniPCMultistepScheduler, UniPCMultistepSchedulerConfig,
     from_config, from_config_with,
 };
+use i2vgen_tests::TestBackend;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-type Image = Tensor<Flex, 4>;
+type Image = Tensor<TestBackend, 4>;
 
 const SHAPE: [usize; 4] = [2, 1, 2, 2];
 const SIZE: usize = 8;
@@ -82,7 +80,7 @@ fn sigmas(name: &str, config: &Value, steps: usize) -> Vec<f64> {
     macro_rules! of {
         ($scheduler:ident, $config:ident) => {{
             let config = $config::from_json(config).unwrap();
-            let mut scheduler = $scheduler::<Flex>::new(config).unwrap();
+            let mut scheduler = $scheduler::<TestBackend>::new(config).unwrap();
             scheduler.set_timesteps(steps).unwrap();
             scheduler.sigmas().to_vec()
         }};
@@ -153,7 +151,7 @@ fn whole_runs() {
         let mut expected_sigmas = take(&all_sigmas, &mut at_sigma, "sigmas");
         expected_sigmas.dedup();
 
-        let mut scheduler = from_config::<Flex>(&config, name).unwrap();
+        let mut scheduler = from_config::<TestBackend>(&config, name).unwrap();
         scheduler.set_timesteps(steps).unwrap();
         let init = run["init"].as_f64().unwrap();
         let init_error = (scheduler.init_noise_sigma() - init).abs() / init;
@@ -248,7 +246,7 @@ fn runs_of_the_released_config() {
             continue;
         }
         let name = run["name"].as_str().unwrap();
-        let mut scheduler = from_config::<Flex>(config, name).unwrap();
+        let mut scheduler = from_config::<TestBackend>(config, name).unwrap();
         let steps = run["steps"].as_u64().unwrap() as usize;
         scheduler.set_timesteps(steps).unwrap();
         let mut draws = noise.chunks(SIZE);
@@ -282,7 +280,7 @@ fn the_betas_of_diffusers() {
         ..Default::default()
     };
     let x = image(&goldens.f32("start"));
-    let noised = |scheduler: Box<dyn Scheduler<Flex>>| {
+    let noised = |scheduler: Box<dyn Scheduler<TestBackend>>| {
         values(
             &scheduler
                 .add_noise(x.zeros_like(), x.clone(), &[981.0])
@@ -331,7 +329,7 @@ fn timesteps_and_sigmas_of_the_released_config() {
         }
         let karras = config["use_karras_sigmas"] == json!(true);
         let zero_snr = config["rescale_betas_zero_snr"] == json!(true);
-        let mut scheduler = from_config::<Flex>(&config, name).unwrap();
+        let mut scheduler = from_config::<TestBackend>(&config, name).unwrap();
         for (steps, run) in row["runs"].as_object().unwrap() {
             let case = format!("{name}, {steps} steps, {}", row["config"]);
             let steps = steps.parse().unwrap();

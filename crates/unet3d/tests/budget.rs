@@ -5,6 +5,7 @@ use burn::{
     tensor::{Int, Tensor, backend::Backend},
 };
 use i2vgen_kernels::set_memory_budget;
+use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::I2VGenXLUNet;
 
 const RANDOM: &str = concat!(
@@ -41,7 +42,7 @@ fn run<B: Backend>(budget: usize) -> Vec<f32> {
 #[test]
 fn turns_do_not_change_results() {
     for (name, run) in [
-        ("kernels", run::<Flex> as fn(usize) -> Vec<f32>),
+        ("kernels", run::<TestBackend> as fn(usize) -> Vec<f32>),
         ("composed", run::<Autodiff<Flex>>),
     ] {
         let whole = run(usize::MAX);

@@ -1,13 +1,11 @@
 //! FreeU against diffusers 0.33.1 (`tests/goldens/freeu/generate.py`).
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData},
-};
+use burn::tensor::{Tensor, TensorData};
+use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::{I2VGenXLUNet, UNetError};
 use safetensors::SafeTensors;
 
-type B = Flex;
+type B = TestBackend;
 
 macro_rules! root {
     ($path:literal) => {

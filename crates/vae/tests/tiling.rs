@@ -1,13 +1,11 @@
 //! Slicing and tiling against diffusers 0.33.1 (`tests/goldens/vae_tiling/generate.py`).
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Tensor, TensorData},
-};
+use burn::tensor::{DType, Tensor, TensorData};
+use i2vgen_tests::TestBackend;
 use i2vgen_vae::{AutoencoderKL, DiagonalGaussianDistribution, Tiling, VaeError};
 use safetensors::SafeTensors;
 
-type B = Flex;
+type B = TestBackend;
 
 macro_rules! root {
     ($path:literal) => {

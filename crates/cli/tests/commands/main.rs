@@ -6,6 +6,7 @@ mod common;
 mod batch;
 mod config;
 mod continuation;
+mod devices;
 mod download;
 mod download_failures;
 mod inputs;

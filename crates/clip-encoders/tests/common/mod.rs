@@ -4,10 +4,8 @@
 
 use std::path::PathBuf;
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData},
-};
+use burn::tensor::{Tensor, TensorData};
+use i2vgen_tests::TestBackend;
 use safetensors::{Dtype, SafeTensors};
 
 /// A path in the repository.
@@ -55,13 +53,13 @@ impl Goldens {
         words.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
-    pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<Flex, D> {
+    pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<TestBackend, D> {
         let data = TensorData::new(self.f32(name), self.shape(name));
         Tensor::from_data(data, &Default::default())
     }
 
     /// Fails if any value is further off than 1e-5 of the largest expected one.
-    pub fn close<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) {
+    pub fn close<const D: usize>(&self, name: &str, found: Tensor<TestBackend, D>) {
         assert_eq!(found.dims().to_vec(), self.shape(name), "{name}: shape");
         let found: Vec<f32> = found.into_data().to_vec().expect("f32");
         let expected = self.f32(name);

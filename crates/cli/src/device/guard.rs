@@ -1,0 +1,76 @@
+//! A driver that gives up becomes an error.
+
+use std::{
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use burn::tensor::backend::Backend;
+
+use super::Task;
+use crate::failure::Failure;
+
+/// Runs a task on a GPU. burn panics when a GPU runs out of memory, is lost, or cannot compile a kernel.
+pub(super) fn run<B: Backend>(
+    name: &str,
+    task: impl Task,
+    device: &B::Device,
+) -> Result<(), Failure> {
+    quietly(|| task.run::<B>(device)).unwrap_or_else(|problem| {
+        let device = name.to_owned();
+        Err(Failure::Device { device, problem })
+    })
+}
+
+/// Runs `f`; of a panic, the first line. Nothing is printed, unless `RUST_BACKTRACE` asks for it.
+///
+/// The first panic of any thread counts: the device's own thread is where things go wrong, and what the caller sees of
+/// it is only that there is no answer.
+pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    let first = Arc::new(Mutex::new(None));
+    let before = Arc::new(panic::take_hook());
+    let verbose = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    panic::set_hook({
+        let (first, before) = (first.clone(), before.clone());
+        Box::new(move |info| {
+            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| one_line(info));
+            if verbose {
+                before(info);
+            }
+        })
+    });
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    panic::set_hook(Box::new(move |info| before(info)));
+    result.map_err(|_| {
+        let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take().unwrap_or_else(|| "no reason given".to_owned())
+    })
+}
+
+/// What a panic says, without line breaks and not endless.
+fn one_line(info: &PanicHookInfo<'_>) -> String {
+    const LONGEST: usize = 300;
+    let words = info.payload_as_str().unwrap_or("no reason given");
+    let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(LONGEST) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quietly;
+
+    #[test]
+    fn panics_of_other_threads_come_first() {
+        let outcome = quietly(|| {
+            let device = std::thread::spawn(|| panic!("lost\n  the device"));
+            device.join().expect("an answer");
+        });
+        assert_eq!(outcome, Err("lost the device".to_owned()));
+        assert_eq!(quietly(|| 3), Ok(3));
+    }
+}

@@ -1,0 +1,105 @@
+//! The check of single operations: what it accepts, and what it must notice.
+
+use std::ops::RangeInclusive;
+
+use burn::tensor::{DType, Tensor};
+use i2vgen_kernels::*;
+use i2vgen_tests::TestBackend;
+
+/// Every kind of operation, with sizes that no block divides.
+fn operations() -> Vec<Operation> {
+    let conv = |x, weight, bias, stride, padding| Operation::Conv2d {
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+    };
+    let one_sided = Padding {
+        bottom: 1,
+        right: 1,
+        ..Padding::same(0)
+    };
+    vec![
+        conv([2, 9, 7, 5], [6, 5, 3, 3], Some(1), 1, Padding::same(1)),
+        conv([4, 9, 7, 5], [6, 5, 3, 3], Some(2), 2, Padding::same(1)),
+        conv([1, 8, 9, 4], [6, 4, 3, 3], None, 2, one_sided),
+        conv(
+            [1, 40, 41, 32],
+            [64, 32, 1, 1],
+            Some(1),
+            1,
+            Padding::same(0),
+        ),
+        Operation::FrameConv {
+            x: [2, 5, 60, 24],
+            out: 33,
+        },
+        Operation::FrameConv {
+            x: [1, 1, 6, 8],
+            out: 4,
+        },
+        Operation::Linear {
+            x: [300, 70],
+            out: 33,
+            bias: true,
+        },
+        Operation::Linear {
+            x: [1, 5],
+            out: 7,
+            bias: false,
+        },
+        Operation::Attention {
+            q: [2, 300, 32],
+            m: 33,
+            heads: 2,
+            mask: Mask::None,
+        },
+        Operation::Attention {
+            q: [2, 77, 32],
+            m: 77,
+            heads: 2,
+            mask: Mask::Causal,
+        },
+    ]
+}
+
+fn off_by(dtype: DType, expected: RangeInclusive<f64>) {
+    for operation in operations() {
+        let off = check::<TestBackend>(&operation, dtype, &Default::default());
+        println!("{operation:?} {dtype:?}: {off:.1e}");
+        assert!(expected.contains(&off), "{operation:?}: {off:e}");
+    }
+}
+
+#[test]
+fn right_kernels_pass() {
+    off_by(DType::F32, 1e-9..=2e-6);
+}
+
+/// And the check is not blind: rounding to half precision shows.
+#[test]
+fn half_precision_shows() {
+    use burn::tensor::backend::Backend;
+    if TestBackend::supports_dtype(&Default::default(), DType::F16) {
+        off_by(DType::F16, 1e-5..=1e-2);
+    }
+}
+
+#[test]
+fn a_trace_lists_each_operation_once() {
+    let run = |operation: &Operation| {
+        check::<TestBackend>(operation, DType::F32, &Default::default());
+    };
+    let mut all = operations();
+    let ((), found) = trace(|| {
+        for operation in all.iter().chain(&operations()) {
+            run(operation);
+        }
+        // Not of the kinds that are listed.
+        silu(Tensor::<TestBackend, 1>::ones([3], &Default::default()));
+    });
+    all.sort();
+    // Other tests of this file run meanwhile, on the same operations.
+    assert_eq!(found, all);
+}
