@@ -30,6 +30,8 @@ pub(crate) fn demo(args: DemoArgs) -> Result<(), Failure> {
         guidance_scale: Some(args.guidance_scale),
         seed: Some(vec![args.seed]),
         decode_chunk_size: Some(8),
+        refine: args.refine,
+        refine_strength: args.refine_strength,
         output: Some(args.output),
         ..Settings::default()
     };

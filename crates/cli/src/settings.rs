@@ -168,6 +168,19 @@ pub(crate) struct Settings {
     #[arg(hide_possible_values = true)]
     pub(crate) allow_unknown: Option<bool>,
 
+    /// A second stage that makes a better video of the first's: a folder with a UNet3DConditionModel (see `i2vgen refine`), or
+    /// `self`, which runs this model once more over its own video
+    #[arg(long, value_name = "DIR|self")]
+    pub(crate) refine: Option<PathBuf>,
+    /// The second stage's prompt [default: the first's]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) refine_prompt: Option<String>,
+    /// How much the second stage makes anew, above 0 and at most 1 [default: self 0.4, other models see `i2vgen refine`]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) refine_strength: Option<f64>,
+    /// Steps of the second stage's whole noise schedule [default: self as the first, other models see `i2vgen refine`]
+    #[arg(long, value_name = "N")]
+    pub(crate) refine_steps: Option<usize>,
     /// Frames decoded at once [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) decode_chunk_size: Option<usize>,
@@ -242,6 +255,7 @@ impl Settings {
             height width num_frames target_fps num_videos_per_prompt
             num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance stream_unet memory
             scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora lora_scale allow_unknown
+            refine refine_prompt refine_strength refine_steps
             decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing
             output_type gif_palette gif_dither preview_every output save_prompt_embeds save_latents
         )

@@ -13,6 +13,7 @@ mod inputs;
 mod lora;
 mod outputs;
 mod pull;
+mod refine;
 mod repeat;
 mod sampling;
 mod usage;
