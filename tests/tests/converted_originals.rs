@@ -236,4 +236,21 @@ fn vid2vid_unet() {
         let found: String = found.iter().map(|b| format!("{b:02x}")).collect();
         assert!(found.starts_with(&digest), "{name} has other values");
     }
+
+    // It opens as the second stage that it is.
+    let unet = i2vgen_unet3d::UNet3DConditionModel::<TestBackend>::from_pretrained(
+        &output,
+        &Default::default(),
+    );
+    let unet = unet.expect("opens");
+    assert_eq!(unet.config.upsample_crop_rows, 1);
+    let device = Default::default();
+    let width = unet.config.cross_attention_dim;
+    let text = unet.prepare(Tensor::ones([1, 3, width], &device));
+    let text = text.expect("prepares");
+    let x = Tensor::ones([1, 4, 2, 10, 8], &device);
+    let y = unet.forward(x, 599.0, &text).expect("runs");
+    assert_eq!(y.dims(), [1, 4, 2, 10, 8]);
+    let odd = Tensor::ones([1, 4, 2, 11, 8], &device);
+    assert!(unet.forward(odd, 599.0, &text).is_err());
 }

@@ -169,14 +169,20 @@ impl Plan {
         sources: &[Source],
         config: &Value,
     ) -> Result<(Self, Differences), ConvertError> {
-        let config = &modern(component, config);
+        let tensors = subtree(component, sources);
+        let mut config = modern(component, config);
+        if component == Component::Unet3d
+            && tensors.keys().any(|key| key.starts_with("input_blocks."))
+        {
+            mark_second_stage(&mut config);
+        }
+        let config = &config;
         let files: Vec<PathBuf> = sources.iter().map(|s| s.path.clone()).collect();
         let fail = |reason: String| ConvertError::Mismatch {
             path: files.first().cloned().unwrap_or_default(),
             component: component.name().to_owned(),
             reason,
         };
-        let tensors = subtree(component, sources);
         let map = mapper(component, &tensors, config);
         let mut entries = BTreeMap::new();
         let mut foreign = Vec::new();
@@ -274,6 +280,15 @@ fn modern(component: Component, config: &Value) -> Value {
         config["attention_head_dim"] = config["num_attention_heads"].take();
     }
     config
+}
+
+/// What the authors' second stages (MS-Vid2Vid-XL, sr600) do to sizes and diffusers' class does not (reference: `refine.md` §3).
+/// The keys are i2vgen-unet3d's; a checkpoint cannot tell.
+fn mark_second_stage(config: &mut Value) {
+    if config["upsample_crop_rows"].is_null() {
+        config["downsample_padding"] = serde_json::json!([2, 1]);
+        config["upsample_crop_rows"] = 1.into();
+    }
 }
 
 /// The component's tensors, without the prefix under which they lie in a larger checkpoint.
