@@ -1,0 +1,299 @@
+//! Speed of a device, of the UNet's step and of the VAE's decoder on it: `cargo xtask bench gpu` builds and packs it for a
+//! machine without cargo.
+//!
+//!     bench_gpu DEVICE [f16|bf16|f32] [--small] [--steps N]
+//!
+//! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
+//! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
+//! beside that of a large matrix product on the same device in the same precision.
+
+use std::{error::Error, time::Instant};
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, Distribution, Tensor, backend::Backend},
+};
+use i2vgen_checkpoint::Folder;
+use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm};
+use i2vgen_pipeline::{EstimateInput, estimate};
+use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
+use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
+use i2vgen_weights_converter::Component;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut flag = |name: &str| {
+        let at = arguments.iter().position(|a| a == name)?;
+        Some(arguments.remove(at))
+    };
+    let small = flag("--small").is_some();
+    let steps = match arguments.iter().position(|a| a == "--steps") {
+        Some(at) => arguments.drain(at..).nth(1).unwrap_or_default().parse()?,
+        None => 50,
+    };
+    let dtype = match arguments.get(1).map(String::as_str) {
+        None | Some("f16") => DType::F16,
+        Some("bf16") => DType::BF16,
+        Some("f32") => DType::F32,
+        Some(other) => return Err(format!("'{other}' is none of f16, bf16, f32").into()),
+    };
+    let bench = Bench {
+        dtype,
+        small,
+        steps,
+    };
+    match arguments.first().map(String::as_str) {
+        Some("cpu") => bench.run::<burn::backend::Flex>(&Default::default()),
+        #[cfg(feature = "cuda")]
+        Some("cuda") => bench.run::<burn::backend::Cuda>(&Default::default()),
+        #[cfg(feature = "wgpu")]
+        Some("wgpu") => bench.run::<burn::backend::Wgpu>(&Default::default()),
+        _ => Err("say cpu, cuda or wgpu, as far as this program was built with it".into()),
+    }
+}
+
+struct Bench {
+    dtype: DType,
+    small: bool,
+    steps: usize,
+}
+
+impl Bench {
+    fn run<B: Backend>(&self, device: &B::Device) -> Result<(), Box<dyn Error>> {
+        println!("{} in {:?}", B::name(device), self.dtype);
+        println!("{:44}{:>10}{:>10}{:>8}", "", "ms", "TFLOP/s", "ratio");
+        let peak = self.ceilings::<B>(device)?;
+        self.unet::<B>(device, peak)?;
+        self.vae::<B>(device, peak)
+    }
+
+    fn random<B: Backend, const D: usize>(
+        &self,
+        dims: [usize; D],
+        device: &B::Device,
+    ) -> Tensor<B, D> {
+        let values = Distribution::Uniform(-1.0, 1.0);
+        Tensor::<B, D>::random(dims, values, device).cast(self.dtype)
+    }
+
+    /// What the device gives to single operations; returns the rate of the matrix product.
+    fn ceilings<B: Backend>(&self, device: &B::Device) -> Result<f64, Box<dyn Error>> {
+        let n = if self.small { 256 } else { 8192 };
+        let (a, b) = (
+            self.random::<B, 2>([n, n], device),
+            self.random::<B, 2>([n, n], device),
+        );
+        let flops = 2.0 * (n as f64).powi(3);
+        let seconds = time::<B, _>(device, || a.clone().matmul(b.clone()))?;
+        let peak = flops / seconds;
+        print(&format!("matrix product {n}"), seconds, flops, peak);
+
+        let (side, c) = if self.small { (16, 32) } else { (64, 320) };
+        let x = self.random::<B, 4>([32, side, side, c], device);
+        let w = self.random::<B, 4>([c, c, 3, 3], device);
+        let flops = 2.0 * 9.0 * (32 * side * side * c * c) as f64;
+        let seconds = time::<B, _>(device, || {
+            conv2d(x.clone(), w.clone(), None, 1, Padding::same(1))
+        })?;
+        print(
+            &format!("convolution 3x3, 32 of {side}x{side}, {c} channels"),
+            seconds,
+            flops,
+            peak,
+        );
+
+        let tokens = side * side;
+        let q = self.random::<B, 3>([32, tokens, c], device);
+        let flops = 4.0 * (32 * tokens * tokens * c) as f64;
+        let heads = c / 32;
+        let seconds = time::<B, _>(device, || {
+            attention(q.clone(), q.clone(), q.clone(), heads, Mask::None)
+        })?;
+        print(
+            &format!("attention, 32 of {tokens} tokens, {c} channels"),
+            seconds,
+            flops,
+            peak,
+        );
+
+        let x = self.random::<B, 3>([32, tokens, c], device);
+        let (weight, bias) = (
+            self.random::<B, 1>([c], device),
+            self.random::<B, 1>([c], device),
+        );
+        let seconds = time::<B, _>(device, || {
+            group_norm(x.clone(), weight.clone(), bias.clone(), 32, 1e-5, true)
+        })?;
+        let bytes = 2.0 * (32 * tokens * c * self.dtype.size()) as f64;
+        println!(
+            "{:44}{:>10.3}{:>10.1} GB/s",
+            "group norm and SiLU of the same",
+            seconds * 1e3,
+            bytes / seconds / 1e9
+        );
+        Ok(peak)
+    }
+
+    fn unet<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
+        let config = match self.small {
+            false => serde_json::from_str(Component::Unet.published_config())?,
+            true => I2VGenXLUNetConfig {
+                block_out_channels: vec![32, 64],
+                down_block_types: vec!["CrossAttnDownBlock3D".into(), "DownBlock3D".into()],
+                up_block_types: vec!["UpBlock3D".into(), "CrossAttnUpBlock3D".into()],
+                attention_head_dim: Some(i2vgen_unet3d::PerLevel::All(16)),
+                ..Default::default()
+            },
+        };
+        let width = config.cross_attention_dim;
+        let unet = I2VGenXLUNet::<B>::new(config, device)?;
+        let unet = unet.map(&mut Cast(self.dtype));
+        let sizes: &[[usize; 2]] = match self.small {
+            true => &[[64, 64]],
+            false => &[[256, 256], [512, 512], [704, 1280]],
+        };
+        for &[height, width_of_frame] in sizes {
+            let frames = if self.small { 4 } else { 16 };
+            let (h, w) = (height / 8, width_of_frame / 8);
+            let prepared = unet.prepare(
+                self.random([2, 77, width], device),
+                self.random([2, 1, width], device),
+                self.random([1, 4, frames, h, w], device),
+                16.0,
+                1.0,
+            )?;
+            let x = self.random::<B, 5>([1, 4, frames, h, w], device);
+            let mut failure = None;
+            let seconds = time::<B, _>(device, || {
+                let y = unet.forward(x.clone(), 500.0, &prepared);
+                y.map_err(|e| failure = Some(e))
+                    .unwrap_or_else(|()| x.clone())
+            })?;
+            if let Some(error) = failure {
+                return Err(error.into());
+            }
+            let name = format!("UNet step, guidance, {width_of_frame}x{height}, {frames} frames");
+            let flops = self.flops("denoise", [height, width_of_frame], frames)?;
+            print(&name, seconds, flops, peak);
+            println!(
+                "{:44}{:>10.1} s",
+                format!("  {} steps", self.steps),
+                seconds * self.steps as f64
+            );
+        }
+        Ok(())
+    }
+
+    fn vae<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
+        let config: AutoencoderKLConfig = match self.small {
+            false => serde_json::from_str(Component::Vae.published_config())?,
+            true => AutoencoderKLConfig::default(),
+        };
+        let vae = AutoencoderKL::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+        let [height, width] = if self.small { [64, 64] } else { [704, 1280] };
+        let factor = vae.config.scale_factor();
+        let z = self.random::<B, 4>([1, 4, height / factor, width / factor], device);
+        let mut failure = None;
+        let seconds = time::<B, _>(device, || {
+            let y = vae.decode(z.clone());
+            y.map_err(|e| failure = Some(e))
+                .unwrap_or_else(|()| z.clone())
+        })?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        let flops = self.flops("vae_decode", [height, width], 1)?;
+        print(
+            &format!("VAE decode, one frame of {width}x{height}"),
+            seconds,
+            flops,
+            peak,
+        );
+        Ok(())
+    }
+
+    /// Operations of one run of a stage of the published model; none are known of toy sizes.
+    fn flops(
+        &self,
+        stage: &str,
+        [height, width]: [usize; 2],
+        frames: usize,
+    ) -> Result<f64, Box<dyn Error>> {
+        if self.small {
+            return Ok(f64::NAN);
+        }
+        let files: Vec<(&'static str, &'static [u8])> = [
+            ("text_encoder/config.json", Component::TextEncoder),
+            ("image_encoder/config.json", Component::ImageEncoder),
+            ("unet/config.json", Component::Unet),
+            ("vae/config.json", Component::Vae),
+        ]
+        .map(|(name, component)| (name, component.published_config().as_bytes()))
+        .to_vec();
+        let input = EstimateInput {
+            height,
+            width,
+            num_frames: frames,
+            videos: 1,
+            guided: true,
+            split_guidance: false,
+            model_evaluations: 1,
+            decode_chunk_size: 1,
+            clip_skip: 1,
+            bytes_per_value: self.dtype.size(),
+            resident: false,
+            tiling: None,
+            slicing: false,
+        };
+        let estimate = estimate(&Folder::embedded(files.leak()), &input)?;
+        let stage = estimate.stages.iter().find(|s| s.name == stage);
+        Ok(stage.map_or(f64::NAN, |s| s.flops_per_run as f64))
+    }
+}
+
+/// Random values in the precision that is asked for, tensor by tensor.
+struct Cast(DType);
+
+impl<B: Backend> ModuleMapper<B> for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        Param::initialized(param.id, param.val().cast(self.0))
+    }
+}
+
+/// Seconds of one call: the fewest of some, after some that compile and tune. The first call is reported, too.
+fn time<B: Backend, const D: usize>(
+    device: &B::Device,
+    mut f: impl FnMut() -> Tensor<B, D>,
+) -> Result<f64, Box<dyn Error>> {
+    let mut once = || -> Result<f64, Box<dyn Error>> {
+        B::sync(device).map_err(|e| format!("{e:?}"))?;
+        let start = Instant::now();
+        let y = f();
+        B::sync(device).map_err(|e| format!("{e:?}"))?;
+        drop(y);
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let first = once()?;
+    let mut best = once()?;
+    let limit = Instant::now();
+    while limit.elapsed().as_secs_f64() < 3.0 {
+        best = best.min(once()?);
+    }
+    if first > 2.0 * best {
+        println!("{:44}{:>10.1}", "  (the first call)", first * 1e3);
+    }
+    Ok(best)
+}
+
+fn print(name: &str, seconds: f64, flops: f64, peak: f64) {
+    let rate = flops / seconds;
+    let milliseconds = seconds * 1e3;
+    match flops.is_nan() {
+        true => println!("{name:44}{milliseconds:>10.3}"),
+        false => println!(
+            "{name:44}{milliseconds:>10.3}{:>10.3}{:>8.2}",
+            rate / 1e12,
+            rate / peak
+        ),
+    }
+}
