@@ -17,6 +17,11 @@ pub type TestBackend =
 #[allow(missing_docs)]
 pub type TestBackend = burn::backend::Flex;
 
+/// A path in the repository.
+pub fn repository(path: &str) -> std::path::PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", path].iter().collect()
+}
+
 /// The README's example must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -59,12 +59,15 @@ pub fn conv2d<B: Backend>(
         bottom,
         right,
     } = padding;
-    let x = x.permute([0, 3, 1, 2]);
     let (x, symmetric) = if top == bottom && left == right {
         (x, [top, left])
     } else {
-        (x.pad((left, right, top, bottom), 0.0), [0, 0])
+        (
+            extended(extended(x, 1, top, bottom), 2, left, right),
+            [0, 0],
+        )
     };
+    let x = x.permute([0, 3, 1, 2]);
     let options = ConvOptions::new([stride, stride], symmetric, [1, 1], 1);
     let y = module::conv2d(x, weight, None, options).permute([0, 2, 3, 1]);
     match bias {
@@ -76,6 +79,17 @@ pub fn conv2d<B: Backend>(
         }
         None => y,
     }
+}
+
+/// With zeros before and after it along an axis. (burn 0.21's `pad` fails in half precision: it pads with f32.)
+fn extended<B: Backend>(x: Tensor<B, 4>, axis: usize, before: usize, after: usize) -> Tensor<B, 4> {
+    let zeros = |len: usize| {
+        let mut dims = x.dims();
+        dims[axis] = len;
+        (len > 0).then(|| Tensor::zeros(dims, (&x.device(), x.dtype())))
+    };
+    let parts = [zeros(before), Some(x.clone()), zeros(after)];
+    Tensor::cat(parts.into_iter().flatten().collect(), axis)
 }
 
 /// Convolution with kernel 3 and zero padding 1 along the frame axis (PyTorch's `Conv3d` with kernel `(3, 1, 1)`).

@@ -1,6 +1,6 @@
 //! Whole runs of every scheduler, against diffusers (`tests/goldens/schedulers/samplers/generate.py`).
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs};
 
 use burn::tensor::{Tensor, TensorData};
 use i2vgen_schedulers::{
@@ -12,7 +12,7 @@ use i2vgen_schedulers::{
     SchedulerOptions, StepArgs, UniPCMultistepScheduler, UniPCMultistepSchedulerConfig,
     from_config, from_config_with,
 };
-use i2vgen_tests::TestBackend;
+use i2vgen_tests::{TestBackend, repository};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -28,12 +28,7 @@ struct Goldens {
 
 impl Goldens {
     fn read() -> Self {
-        let folder: PathBuf = [
-            env!("CARGO_MANIFEST_DIR"),
-            "../../tests/goldens/schedulers/samplers",
-        ]
-        .iter()
-        .collect();
+        let folder = repository("tests/goldens/schedulers/samplers");
         Self {
             bytes: fs::read(folder.join("samplers.safetensors")).unwrap(),
             cases: serde_json::from_slice(&fs::read(folder.join("cases.json")).unwrap()).unwrap(),
