@@ -183,7 +183,7 @@ fn half_precision() {
     let name = "random 32 0.25 9x11";
     vae.enable_tiling(None).expect("the default");
     let exact = decoded(&vae, name);
-    let folder = i2vgen_checkpoint::Folder::open(RANDOM).expect("opens");
+    let folder = i2vgen_checkpoint::Folder::open(repository(RANDOM)).expect("opens");
     let device = Default::default();
     let mut half =
         AutoencoderKL::<B>::from_folder(&folder, None, DType::F16, &device).expect("loads");
