@@ -1,4 +1,6 @@
-//! Cross-crate tests, and the backend that the tests of all crates run on.
+//! Cross-crate tests, and what the tests of several crates share: the backend that they run on, a server.
+
+pub mod hub_server;
 
 /// The CPU's backend, or by feature `wgpu` or `cuda` that one. Feature `fusion` makes it the fused one.
 #[cfg(feature = "cuda")]
@@ -16,6 +18,14 @@ pub type TestBackend =
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
 #[allow(missing_docs)]
 pub type TestBackend = burn::backend::Flex;
+
+/// How many times as far off as on the CPU a result may be: kernels of a GPU add up long sums in other orders (some in one
+/// running sum), and may round a product and a sum together.
+pub const SLACK: f32 = if cfg!(any(feature = "wgpu", feature = "cuda")) {
+    2.0
+} else {
+    1.0
+};
 
 /// A path in the repository.
 pub fn repository(path: &str) -> std::path::PathBuf {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -20,6 +20,9 @@ pub struct LoadOptions<'a> {
     /// From a key in the file to a key of the module; `None` leaves the tensor out. Applied after the general rules:
     /// a leading `module.` or `model.diffusion_model.` is cut, `*.position_ids` is left out.
     pub rename: &'a dyn Fn(&str) -> Option<String>,
+    /// Read a parameter when it is first used instead of now, and again in every clone of the module that was made before:
+    /// who uses clones of layers holds one layer at a time.
+    pub lazy: bool,
 }
 
 impl Default for LoadOptions<'_> {
@@ -27,6 +30,7 @@ impl Default for LoadOptions<'_> {
         Self {
             dtype: DType::F32,
             rename: &|key| Some(key.to_owned()),
+            lazy: false,
         }
     }
 }
@@ -50,6 +54,7 @@ pub fn load_module<B: Backend, M: Module<B>>(
     let mut loader = Loader {
         weights,
         dtype: options.dtype,
+        lazy: options.lazy,
         waiting: BTreeMap::new(),
         path: Path::default(),
         report: LoadReport {
@@ -90,6 +95,7 @@ fn general_rules(name: &str) -> Option<&str> {
 struct Loader<'a> {
     weights: &'a Weights,
     dtype: DType,
+    lazy: bool,
     waiting: BTreeMap<String, (&'a String, &'a TensorEntry)>,
     path: Path,
     report: LoadReport,
@@ -127,13 +133,21 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
             });
             return param;
         }
-        let bytes = &blob[entry.start..entry.end];
         let shape: [usize; D] = std::array::from_fn(|i| expected[i]);
+        let (blob, range) = (Arc::clone(blob), entry.start..entry.end);
+        let (from, dtype) = (entry.dtype, self.dtype);
+        let read = move |device: &B::Device| {
+            let tensor = lay_out(&blob[range.clone()], from, shape, dtype, device);
+            blob.forget(range.clone());
+            tensor
+        };
         let device = param.lazy_device();
-        let tensor = lay_out(bytes, entry.dtype, shape, self.dtype, &device);
-        blob.forget(entry.start..entry.end);
         self.report.loaded += 1;
-        Param::initialized(param.id, tensor)
+        if self.lazy {
+            let init = move |device: &B::Device, _: bool| read(device);
+            return Param::uninitialized(param.id, init, device, false, Shape::from(shape));
+        }
+        Param::initialized(param.id, read(&device))
     }
 }
 

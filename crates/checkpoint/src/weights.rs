@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -46,7 +49,7 @@ pub struct TensorEntry {
 #[derive(Debug)]
 pub struct Weights {
     source: String,
-    pub(crate) files: Vec<(String, Blob)>,
+    pub(crate) files: Vec<(String, Arc<Blob>)>,
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
 }
 
@@ -161,7 +164,7 @@ impl Weights {
                     return Err(damaged(format!("tensor '{name}' is also in another shard")));
                 }
             }
-            files.push((path, blob));
+            files.push((path, Arc::new(blob)));
         }
         Ok(Self {
             source,
@@ -189,7 +192,7 @@ impl Weights {
 
     /// The whole content of the files, in order, e.g. to hash them.
     pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
-        self.files.iter().map(|(_, blob)| &**blob)
+        self.files.iter().map(|(_, blob)| &***blob)
     }
 
     /// Reads one tensor as f32 values in row-major order.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{batch::Shard, settings::Settings};
+use crate::{batch::Shard, refine::RefineArgs, settings::Settings};
 
 /// A picture and a sentence become a video (I2VGen-XL).
 #[derive(Parser, Debug)]
@@ -26,6 +26,9 @@ pub(crate) enum Command {
     /// Make the videos of a list with the model loaded once
     #[command(after_help = BATCH_HELP)]
     Batch(Box<BatchArgs>),
+    /// Make a better video of a video with a second-stage model
+    #[command(after_help = REFINE_HELP)]
+    Refine(Box<RefineArgs>),
     /// Download a model into the Hugging Face cache and print its folder
     #[command(after_help = "Example:\n  i2vgen pull ali-vilab/i2vgen-xl --variant fp16")]
     Pull(PullArgs),
@@ -54,6 +57,14 @@ Examples:
   i2vgen generate --model models/i2vgen-xl --image cat.png --prompt \"a cat runs\" --seed 8888 --output cat.gif
   i2vgen generate --from cat.gif.json --output again.gif
   i2vgen generate --continue-from cat.gif.json --output next.gif";
+
+const REFINE_HELP: &str = "\
+With MS-Vid2Vid-XL (cargo xtask convert file … --component unet3d) frames become 1280x720 and its own prompts and sampler are
+used. Both stages in one command: i2vgen generate … --refine DIR, or --refine self for the first stage's own model.
+
+Examples:
+  i2vgen refine --model models/zeroscope --video cat.mp4 --prompt \"a cat runs\" --strength 0.6 --output better.mp4
+  i2vgen refine --model refiner --base models/i2vgen-xl --video cat.gif --prompt \"a cat runs\" --output large.mp4";
 
 const BATCH_HELP: &str = "\
 A line of the list is a JSON object; its keys are the long flags of 'i2vgen generate' with _ for -:
@@ -98,6 +109,12 @@ pub(crate) struct DemoArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// `self`: run the model once more over its video
+    #[arg(long, value_name = "self")]
+    pub(crate) refine: Option<PathBuf>,
+    /// How much of it is made anew, above 0 and at most 1 [default: 0.4]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) refine_strength: Option<f64>,
     /// cpu, cuda, cuda:N, wgpu or wgpu:N; 'i2vgen devices' lists them
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,

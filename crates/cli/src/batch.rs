@@ -220,6 +220,7 @@ fn already_there(settings: &Settings) -> Option<String> {
         device: None,
         threads: None,
         keep_resident: None,
+        allow_oversize: None,
         offline: None,
         revision: None,
         ..settings.clone().without_outputs().with_absolute_paths()

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use burn::tensor::DType;
 use clap::ValueEnum;
 use i2vgen_pipeline::{Compat, GifDither, GifPalette, ImageLatents, Lora, OutputType};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,25 @@ pub(crate) enum DtypeArg {
     F32,
     F16,
     Bf16,
+}
+
+impl From<DtypeArg> for DType {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::BF16,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MemoryArg {
+    #[default]
+    Normal,
+    Low,
+    Min,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]

@@ -30,6 +30,8 @@ pub(crate) fn demo(args: DemoArgs) -> Result<(), Failure> {
         guidance_scale: Some(args.guidance_scale),
         seed: Some(vec![args.seed]),
         decode_chunk_size: Some(8),
+        refine: args.refine,
+        refine_strength: args.refine_strength,
         output: Some(args.output),
         ..Settings::default()
     };
@@ -62,8 +64,10 @@ pub(crate) fn with_defaults(
 }
 
 fn make(settings: Settings, quiet: bool) -> Result<(), Failure> {
-    let model = Model::open(&settings, settings.keep_resident.unwrap_or(false), quiet)?;
+    // First what costs nothing: the model may have to be downloaded.
     let job = Job::new(settings)?;
+    let settings = &job.settings;
+    let model = Model::open(settings, settings.keep_resident.unwrap_or(false), quiet)?;
     let device = model.device.clone();
     dispatch(&device, One { model, job, quiet })
 }
@@ -81,12 +85,12 @@ impl Task for One {
 }
 
 fn estimate(settings: &Settings, quiet: bool) -> Result<(), Failure> {
-    let model = Model::open(settings, settings.keep_resident.unwrap_or(false), quiet)?;
     let prompts = match settings.prompt_embeds {
         Some(_) => settings.prompt()?.count(),
         None => settings.prompt.as_ref().map_or(1, Vec::len),
     };
     let options = settings.options()?;
+    let model = Model::open(settings, settings.keep_resident.unwrap_or(false), quiet)?;
     let device = model.device.clone();
     let task = Estimation {
         model,

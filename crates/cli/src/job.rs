@@ -8,6 +8,7 @@ use image::RgbImage;
 use crate::{
     continuation::{self, Source},
     failure::Failure,
+    refine::SecondStage,
     settings::{EMBEDDED, Settings},
 };
 
@@ -18,6 +19,7 @@ pub(crate) struct Job {
     pub(crate) prompt: Prompt,
     pub(crate) options: GenerateOptions,
     pub(crate) output: PathBuf,
+    pub(crate) second_stage: Option<SecondStage>,
 }
 
 impl Job {
@@ -33,6 +35,7 @@ impl Job {
         check_outputs(&settings, &output, options.output_type, videos)?;
         Ok(Self {
             pictures: pictures(&settings)?,
+            second_stage: SecondStage::new(&settings)?,
             settings,
             prompt,
             options,
@@ -86,20 +89,8 @@ fn check_outputs(
     kind: OutputType,
     videos: usize,
 ) -> Result<(), Failure> {
-    let container = Container::of(output)?;
-    if kind == OutputType::Latent && container != Container::Safetensors {
-        return Err(Failure::Input(format!(
-            "--output: latents can only be written as .safetensors, not '{}'",
-            output.display()
-        )));
-    }
+    check_container(output, kind == OutputType::Latent, videos)?;
     let sidecar = sidecar(output);
-    if sidecar.is_dir() {
-        return Err(Failure::Input(format!(
-            "--output: '{}' is a folder, but the sidecar would go there; choose another name",
-            sidecar.display()
-        )));
-    }
     let mut outputs = vec![("--output", output), ("--output", &sidecar)];
     let tensors = [
         ("--save-prompt-embeds", &settings.save_prompt_embeds),
@@ -133,7 +124,37 @@ fn check_outputs(
             )));
         }
     }
+    Ok(())
+}
+
+/// Refuses a place where a video, or latents, and a sidecar cannot be written.
+pub(crate) fn check_container(output: &Path, latent: bool, videos: usize) -> Result<(), Failure> {
+    let container = Container::of(output)?;
+    if latent && container != Container::Safetensors {
+        return Err(Failure::Input(format!(
+            "--output: latents can only be written as .safetensors, not '{}'",
+            output.display()
+        )));
+    }
+    let sidecar = sidecar(output);
+    if sidecar.is_dir() {
+        return Err(Failure::Input(format!(
+            "--output: '{}' is a folder, but the sidecar would go there; choose another name",
+            sidecar.display()
+        )));
+    }
     Ok(container.check(output, videos)?)
+}
+
+/// Refuses an output, or its sidecar, in the place of an input.
+pub(crate) fn check_not_replaced(output: &Path, input: &Path) -> Result<(), Failure> {
+    match same(output, input) || same(&sidecar(output), input) {
+        true => Err(Failure::Input(format!(
+            "--output: '{}' is also an input; choose another name",
+            input.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn same(a: &Path, b: &Path) -> bool {

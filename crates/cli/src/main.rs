@@ -15,6 +15,7 @@ mod model;
 mod options;
 mod progress;
 mod pull;
+mod refine;
 mod session;
 mod settings;
 mod sidecar;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => generate::demo(args),
         Command::Generate(args) => generate::generate(*args),
         Command::Batch(args) => batch::batch(*args),
+        Command::Refine(args) => refine::refine(*args),
         Command::Pull(args) => pull::pull(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Warmup(args) => warmup::warmup(args),

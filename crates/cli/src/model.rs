@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use burn::tensor::{DType, backend::Backend};
+use burn::tensor::backend::Backend;
 use i2vgen_checkpoint::Folder;
 use i2vgen_pipeline::{I2VGenXLPipeline, PipelineError};
 
@@ -18,6 +18,7 @@ pub(crate) struct Model {
     /// Of a downloaded model: the commit, even if a branch was asked for.
     pub(crate) revision: Option<String>,
     pub(crate) device: String,
+    pub(crate) dtype: DtypeArg,
     pub(crate) keep_resident: bool,
 }
 
@@ -27,12 +28,6 @@ impl Model {
         keep_resident: bool,
         quiet: bool,
     ) -> Result<Self, Failure> {
-        if settings.dtype.unwrap_or_default() != DtypeArg::F32 {
-            return Err(Failure::Input(
-                "--dtype: this version computes in f32 only; weights of any precision are converted while loading"
-                    .into(),
-            ));
-        }
         let Some(model) = &settings.model else {
             return Err(Failure::Input(
                 "--model: is missing; give a model folder, or a name like ali-vilab/i2vgen-xl"
@@ -58,6 +53,7 @@ impl Model {
             variant: settings.variant.clone(),
             revision,
             device: settings.device.clone().unwrap_or_else(|| "cpu".to_owned()),
+            dtype: settings.dtype.unwrap_or_default(),
             keep_resident,
         })
     }
@@ -68,7 +64,7 @@ impl Model {
         device: &B::Device,
     ) -> Result<I2VGenXLPipeline<B>, PipelineError> {
         let (folder, variant) = (self.folder.clone(), self.variant.as_deref());
-        I2VGenXLPipeline::from_folder(folder, variant, DType::F32, device)
+        I2VGenXLPipeline::from_folder(folder, variant, self.dtype.into(), device)
     }
 
     /// What one process can have only one of.

@@ -4,7 +4,7 @@ use i2vgen_pipeline::{
     FreeU, GenerateOptions, HostTensor, Lora, Prompt, SaveOptions, Tiling, VaeTiling,
 };
 
-use crate::{failure::Failure, settings::Settings, tensors};
+use crate::{choices::MemoryArg, failure::Failure, settings::Settings, tensors};
 
 impl Settings {
     /// What happens, in words or embeddings.
@@ -42,7 +42,9 @@ impl Settings {
         set(&mut options.guidance_start, self.guidance_start);
         set(&mut options.guidance_end, self.guidance_end);
         set(&mut options.guidance_rescale, self.guidance_rescale);
-        set(&mut options.split_guidance, self.split_guidance);
+        let memory = self.memory.unwrap_or_default();
+        options.split_guidance = self.split_guidance.unwrap_or(memory != MemoryArg::Normal);
+        options.stream_unet = self.stream_unet.unwrap_or(memory == MemoryArg::Min);
         set(&mut options.eta, self.eta);
         set(
             &mut options.num_videos_per_prompt,
@@ -69,7 +71,7 @@ impl Settings {
         options.scheduler_options.solver_order = self.solver_order;
         options.freeu = self.freeu.map(|[s1, s2, b1, b2]| FreeU { s1, s2, b1, b2 });
         options.vae_tiling = self.tiling()?;
-        set(&mut options.vae_slicing, self.vae_slicing);
+        options.vae_slicing = self.vae_slicing.unwrap_or(memory != MemoryArg::Normal);
         options.preview_every = self.preview_every;
         for lora in self.lora.iter().flatten() {
             let open = Lora::open(&lora.path, lora.strength);
@@ -121,6 +123,8 @@ impl Settings {
             guidance_end: Some(options.guidance_end),
             guidance_rescale: Some(options.guidance_rescale),
             split_guidance: Some(options.split_guidance),
+            stream_unet: Some(options.stream_unet),
+            memory: Some(self.memory.unwrap_or_default()),
             eta: Some(options.eta),
             num_videos_per_prompt: Some(options.num_videos_per_prompt),
             decode_chunk_size: Some(options.decode_chunk_size),

@@ -92,7 +92,7 @@ impl Teller {
             Progress::Retry { reason, left, wait } => {
                 let wait = wait.as_secs_f64();
                 self.say(&format!(
-                    "{reason}; trying again in {wait:.1} s, then {left} times more"
+                    "{reason}; trying again in {wait:.1} s, {left} more left"
                 ));
             }
             Progress::Offline { reason } => {

@@ -11,7 +11,8 @@ use std::{
 
 use burn::tensor::backend::Backend;
 use i2vgen_pipeline::{
-    Event, Generation, I2VGenXLPipeline, PipelineError, Video, available_memory,
+    Event, FrameProblem, GenerateOptions, Generation, I2VGenXLPipeline, PipelineError, Video,
+    available_memory,
 };
 use image::RgbImage;
 
@@ -21,6 +22,7 @@ use crate::{
     job::Job,
     model::Model,
     progress::Progress,
+    refine::SecondStage,
     sidecar::{self, Record},
     staging::Staging,
     tensors,
@@ -28,7 +30,8 @@ use crate::{
 
 /// A model on a device, for one job or many.
 pub(crate) struct Session<'a, B: Backend> {
-    model: &'a Model,
+    pub(crate) model: &'a Model,
+    pub(crate) device: B::Device,
     pipeline: I2VGenXLPipeline<B>,
     /// With all weights, once they are loaded.
     resident: OnceCell<I2VGenXLPipeline<B>>,
@@ -43,17 +46,10 @@ pub(crate) struct Session<'a, B: Backend> {
 impl<'a, B: Backend> Session<'a, B> {
     /// Opens the model and begins to watch for Ctrl-C; once in a process.
     pub(crate) fn open(model: &'a Model, quiet: bool, device: &B::Device) -> Result<Self, Failure> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        // A second Ctrl-C does not wait for the step to end. No output is open while steps run.
-        let handler = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
-        handler.map_err(|e| Failure::Input(format!("cannot watch for Ctrl-C: {e}")))?;
+        let stop = stop_flag()?;
         Ok(Self {
             model,
+            device: device.clone(),
             pipeline: model.pipeline(device)?,
             resident: OnceCell::new(),
             memory: available_memory().filter(|_| model.device == "cpu"),
@@ -70,7 +66,7 @@ impl<'a, B: Backend> Session<'a, B> {
         let pipeline = self.loaded(&mut progress)?;
         let images = images(pipeline, job, &mut progress)?;
         let prompt = job.prompt.clone();
-        let generation = pipeline.run(&images, prompt, &job.options, |event: Event<'_, B>| {
+        let mut callback = |event: Event<'_, B>| {
             progress.tell(&event);
             if let Event::Preview { done, video } = &event {
                 preview(&job.output, *done, video, &progress);
@@ -79,14 +75,21 @@ impl<'a, B: Backend> Session<'a, B> {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
-        })?;
+        };
+        let generation = match &job.second_stage {
+            None => pipeline.run(&images, prompt, &job.options, &mut callback)?,
+            Some(second) => {
+                let needs_frames = second.needs_frames::<B>(self.model, &self.device)?;
+                let first = GenerateOptions {
+                    output_type: SecondStage::first_output(needs_frames),
+                    ..job.options.clone()
+                };
+                let mut generation = pipeline.run(&images, prompt, &first, &mut callback)?;
+                second.run(self, pipeline, &images, job, &mut generation, &mut callback)?;
+                generation
+            }
+        };
         progress.finish();
-        if generation.cut_tokens > 0 && !self.quiet {
-            eprintln!(
-                "warning: the prompt is too long; its last {} tokens were cut",
-                generation.cut_tokens
-            );
-        }
         if !generation.unknown_lora_keys.is_empty() && !self.quiet {
             eprintln!(
                 "warning: {} tensors of the LoRA files fit nowhere in this model and were left out",
@@ -94,9 +97,7 @@ impl<'a, B: Backend> Session<'a, B> {
             );
         }
         if !self.quiet {
-            for problem in &generation.frame_problems {
-                eprintln!("warning: {problem}");
-            }
+            warn_of_frames(&generation.frame_problems, generation.cut_tokens);
         }
         let written = self.write(job, &generation, &images)?;
         if !self.quiet {
@@ -116,16 +117,26 @@ impl<'a, B: Backend> Session<'a, B> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Refuses what would not fit, and options that are out of range, before weights are loaded.
+    /// Refuses what would not fit, unless the user insists, and options that are out of range, before weights are loaded.
     fn check_memory(&self, job: &Job) -> Result<(), Failure> {
         let prompts = job.prompt.count();
         let estimate = self
             .pipeline
             .estimate(prompts, self.model.keep_resident, &job.options)?;
-        match (estimate, self.memory) {
-            (Some(estimate), Some(memory)) => estimate.fits(memory).map_err(Failure::Input),
-            _ => Ok(()),
+        let (Some(estimate), Some(memory)) = (estimate, self.memory) else {
+            return Ok(());
+        };
+        let Err(problem) = estimate.fits(memory) else {
+            return Ok(());
+        };
+        if job.settings.allow_oversize != Some(true) {
+            let insist = "or insist with --allow-oversize";
+            return Err(Failure::Input(format!("{problem}, {insist}")));
         }
+        if !self.quiet {
+            eprintln!("warning: {problem}");
+        }
+        Ok(())
     }
 
     fn loaded(&self, progress: &mut Progress) -> Result<&I2VGenXLPipeline<B>, PipelineError> {
@@ -192,6 +203,30 @@ impl<'a, B: Backend> Session<'a, B> {
         }
         let hashes = sidecar::hashes(&self.model.folder)?;
         Ok(self.hashes.get_or_init(|| hashes))
+    }
+}
+
+/// Becomes true with Ctrl-C; can be had once in a process. A second Ctrl-C does not wait for the step to end. No output is open
+/// while steps run.
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    handler.map_err(|e| Failure::Input(format!("cannot watch for Ctrl-C: {e}")))?;
+    Ok(stop)
+}
+
+/// What may be wrong with a video that was made.
+pub(crate) fn warn_of_frames(problems: &[FrameProblem], cut_tokens: usize) {
+    if cut_tokens > 0 {
+        eprintln!("warning: the prompt is too long; its last {cut_tokens} tokens were cut");
+    }
+    for problem in problems {
+        eprintln!("warning: {problem}");
     }
 }
 

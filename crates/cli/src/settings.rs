@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::choices::{
-    CompatArg, DtypeArg, GifDitherArg, GifPaletteArg, ImageLatentsArg, LoraFile, OutputTypeArg,
-    parse_freeu,
+    CompatArg, DtypeArg, GifDitherArg, GifPaletteArg, ImageLatentsArg, LoraFile, MemoryArg,
+    OutputTypeArg, parse_freeu,
 };
 
 /// Instead of a path: the model or the picture that is inside of this program.
@@ -47,6 +47,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) keep_resident: Option<bool>,
+    /// Warn instead of refusing if the estimate is more memory than there is
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
+    pub(crate) allow_oversize: Option<bool>,
 
     /// The first frame; repeat it for several prompts, or give one for all
     #[arg(long, value_name = "FILE")]
@@ -114,6 +118,14 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) split_guidance: Option<bool>,
+    /// Read the UNet's layers from disk whenever they are used: least memory, every step reads the file once
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(hide_possible_values = true)]
+    pub(crate) stream_unet: Option<bool>,
+    /// How much memory to spend on speed; the numbers are the same. low: --split-guidance and --vae-slicing; min: also
+    /// --stream-unet [default: normal]
+    #[arg(long, value_enum)]
+    pub(crate) memory: Option<MemoryArg>,
     /// The sampler: ddim, ddpm, pndm, lms, euler, euler-ancestral, heun, kdpm2, dpmsolver++, sde-dpmsolver++, unipc, deis or
     /// lcm; by default the model's own
     #[arg(long, value_name = "NAME")]
@@ -156,6 +168,19 @@ pub(crate) struct Settings {
     #[arg(hide_possible_values = true)]
     pub(crate) allow_unknown: Option<bool>,
 
+    /// A second stage that makes a better video of the first's: a folder with a UNet3DConditionModel (see `i2vgen refine`), or
+    /// `self`, which runs this model once more over its own video
+    #[arg(long, value_name = "DIR|self")]
+    pub(crate) refine: Option<PathBuf>,
+    /// The second stage's prompt [default: the first's]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) refine_prompt: Option<String>,
+    /// How much the second stage makes anew, above 0 and at most 1 [default: self 0.4, other models see `i2vgen refine`]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) refine_strength: Option<f64>,
+    /// Steps of the second stage's whole noise schedule [default: self as the first, other models see `i2vgen refine`]
+    #[arg(long, value_name = "N")]
+    pub(crate) refine_steps: Option<usize>,
     /// Frames decoded at once [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) decode_chunk_size: Option<usize>,
@@ -218,15 +243,19 @@ impl Settings {
         if self.negative_prompt_embeds.is_some() {
             lower.negative_prompt = None;
         }
+        if self.memory.is_some() {
+            (lower.split_guidance, lower.stream_unet, lower.vae_slicing) = (None, None, None);
+        }
         macro_rules! or {
             ($($field:ident)*) => { Self { $($field: self.$field.or(lower.$field)),* } };
         }
         or!(
-            model variant revision offline device dtype threads keep_resident
+            model variant revision offline device dtype threads keep_resident allow_oversize
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
-            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance
+            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance stream_unet memory
             scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora lora_scale allow_unknown
+            refine refine_prompt refine_strength refine_steps
             decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing
             output_type gif_palette gif_dither preview_every output save_prompt_embeds save_latents
         )

@@ -16,10 +16,11 @@ use crate::{job::Job, model::Model, settings::Settings};
 /// burn has no constant for it; a test compares it with Cargo.lock.
 const BURN_VERSION: &str = "0.21.0";
 
-/// Everything that the run was told or chose itself.
+/// Everything that the run was told or chose itself. That it may be too large is said of a machine, not of a video.
 pub(crate) fn arguments(model: &Model, job: &Job, generation: &Generation) -> Settings {
     Settings {
         revision: model.revision.clone(),
+        allow_oversize: None,
         ..job.settings.completed(&job.options, &generation.seeds)
     }
 }
@@ -124,7 +125,7 @@ impl Record<'_> {
             "cut_tokens": generation.cut_tokens,
             "unknown_lora_keys": generation.unknown_lora_keys,
             "device": model.device,
-            "dtype": "f32",
+            "dtype": model.dtype,
             "model": model.folder.display(""),
             "model_sha256": hashes,
             "arguments": arguments.to_json(),

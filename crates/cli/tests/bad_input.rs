@@ -36,7 +36,7 @@ fn numbers_out_of_range() {
     refused(folder.path(), &[("--num-inference-steps", "1001")], "1001");
     refused(folder.path(), &[("--device", "tpu")], "--device");
     refused(folder.path(), &[("--scheduler", "magic")], "--scheduler");
-    refused(folder.path(), &[("--dtype", "f16")], "--dtype");
+    refused(folder.path(), &[("--dtype", "int8")], "--dtype");
 }
 
 #[test]

@@ -107,6 +107,7 @@ impl<B: Backend> CLIPTextModel<B> {
         let options = LoadOptions {
             dtype,
             rename: &rename,
+            lazy: false,
         };
         Ok(load_module(model, &weights, &options)?)
     }

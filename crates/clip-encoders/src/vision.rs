@@ -113,6 +113,7 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         let options = LoadOptions {
             dtype,
             rename: &current_name,
+            lazy: false,
         };
         Ok(load_module(model, &weights, &options)?)
     }
@@ -139,6 +140,11 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
+    /// What the weights are in, and so the computation; inputs are converted.
+    pub fn dtype(&self) -> DType {
+        self.visual_projection.weight.val().dtype()
+    }
+
     /// The projected class embedding of normalised pixels.
     ///
     /// # Shapes
@@ -162,7 +168,7 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         let patches = model
             .embeddings
             .patch_embedding
-            .forward(pixels.permute([0, 2, 3, 1]))
+            .forward(pixels.cast(self.dtype()).permute([0, 2, 3, 1]))
             .flatten::<3>(1, 2);
         let class = model
             .embeddings

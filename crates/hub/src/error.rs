@@ -14,6 +14,11 @@ pub enum HubError {
         /// What a valid one looks like.
         hint: &'static str,
     },
+    /// Something that cannot be sent as an access token. It is not shown: it may be one, with something beside it.
+    #[error(
+        "the access token has characters that none has, such as spaces; set HF_TOKEN (or the file 'token' in HF_HOME) to the token alone"
+    )]
+    Token,
     /// No place for the cache.
     #[error("there is no home folder to keep models in; set HF_HOME to a folder")]
     NoHome,

@@ -69,6 +69,10 @@ struct Sibling {
 impl Remote {
     pub(crate) fn new(id: &str, options: &HubOptions) -> Result<Self, HubError> {
         let endpoint = endpoint(id, options)?;
+        let plain = |token: &String| token.bytes().all(|b| b.is_ascii_graphic());
+        if !options.token.as_ref().is_none_or(plain) {
+            return Err(HubError::Token);
+        }
         let config = Agent::config_builder()
             // Statuses and redirects are read here: a redirect's headers describe the file, and the token must not travel.
             .http_status_as_error(false)

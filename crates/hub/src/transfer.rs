@@ -37,7 +37,7 @@ impl Transfer<'_> {
         let mut retries = Retries::new(self.options);
         while let Err(failure) = self.attempt(&mut partial, progress) {
             if let Err(error) = retries.pause(failure, partial.length, progress) {
-                partial.abandon();
+                partial.abandon(self.metadata);
                 return Err(error);
             }
         }
@@ -209,12 +209,12 @@ impl Partial {
     }
 
     /// Leaves what the next pull can use, and nothing else.
-    fn abandon(self) {
+    fn abandon(self, metadata: &Metadata) {
         let Self {
             path, file, length, ..
         } = self;
         drop(file);
-        if length == 0 {
+        if length == 0 || metadata.sha256().is_none() {
             let _ = fs::remove_file(path);
         }
     }

@@ -5,6 +5,11 @@ use burn::tensor::{Tensor, activation, backend::Backend};
 /// `x · sigmoid(x)`, element by element.
 pub fn silu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| silu(x)) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
     let x = match crate::flex::try_unary(x, crate::flex::activation::silu) {
         Ok(done) => return done,
         Err(x) => x,
@@ -14,6 +19,11 @@ pub fn silu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 
 /// `x · Φ(x)` with the exact Gaussian distribution function (not the tanh form), element by element.
 pub fn gelu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| gelu(x)) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_unary(x, crate::flex::activation::gelu) {
         Ok(done) => return done,
@@ -28,6 +38,11 @@ pub fn gelu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
 /// # Shapes
 /// `[b, n, 2·c]` → `[b, n, c]`
 pub fn geglu<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| geglu(x)) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_geglu(x) {
         Ok(done) => return done,

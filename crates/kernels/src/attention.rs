@@ -44,6 +44,19 @@ pub fn attention<B: Backend>(
         mask,
     });
     #[cfg(feature = "flex")]
+    let q = match crate::flex::in_f32(q, |q| {
+        attention(
+            q,
+            crate::flex::widen(k.clone()),
+            crate::flex::widen(v.clone()),
+            heads,
+            mask,
+        )
+    }) {
+        Ok(done) => return done,
+        Err(q) => q,
+    };
+    #[cfg(feature = "flex")]
     let q = match crate::flex::try_attention(q, &k, &v, heads, mask) {
         Ok(done) => return done,
         Err(q) => q,
@@ -99,6 +112,18 @@ pub fn frame_attention<B: Backend>(
     v: Tensor<B, 4>,
     heads: usize,
 ) -> Tensor<B, 4> {
+    #[cfg(feature = "flex")]
+    let q = match crate::flex::in_f32(q, |q| {
+        frame_attention(
+            q,
+            crate::flex::widen(k.clone()),
+            crate::flex::widen(v.clone()),
+            heads,
+        )
+    }) {
+        Ok(done) => return done,
+        Err(q) => q,
+    };
     #[cfg(feature = "flex")]
     let q = match crate::flex::try_frame_attention(q, &k, &v, heads) {
         Ok(done) => return done,

@@ -49,6 +49,14 @@ pub fn conv2d<B: Backend>(
         padding,
     });
     #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| {
+        let bias = bias.clone().map(crate::flex::widen);
+        conv2d(x, crate::flex::widen(weight.clone()), bias, stride, padding)
+    }) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
     let x = match crate::flex::try_conv2d(x, &weight, bias.as_ref(), stride, padding) {
         Ok(done) => return done,
         Err(x) => x,
@@ -107,6 +115,17 @@ pub fn frame_conv<B: Backend>(
         x: x.dims(),
         out: weight.dims()[0],
     });
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| {
+        frame_conv(
+            x,
+            crate::flex::widen(weight.clone()),
+            crate::flex::widen(bias.clone()),
+        )
+    }) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_frame_conv(x, &weight, &bias) {
         Ok(done) => return done,

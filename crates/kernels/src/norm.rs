@@ -19,6 +19,17 @@ pub fn group_norm<B: Backend>(
     silu: bool,
 ) -> Tensor<B, 3> {
     #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| {
+        let (weight, bias) = (
+            crate::flex::widen(weight.clone()),
+            crate::flex::widen(bias.clone()),
+        );
+        group_norm(x, weight, bias, groups, eps, silu)
+    }) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
     let x = match crate::flex::try_group_norm(x, &weight, &bias, groups, eps, silu) {
         Ok(done) => return done,
         Err(x) => x,
@@ -59,6 +70,17 @@ pub fn layer_norm<B: Backend>(
     bias: Tensor<B, 1>,
     eps: f64,
 ) -> Tensor<B, 2> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| {
+        let (weight, bias) = (
+            crate::flex::widen(weight.clone()),
+            crate::flex::widen(bias.clone()),
+        );
+        layer_norm(x, weight, bias, eps)
+    }) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_layer_norm(x, &weight, &bias, eps) {
         Ok(done) => return done,

@@ -260,3 +260,76 @@ fn threads_do_not_change_the_bits() {
     assert!(one.as_slice::<f32>().unwrap() == two.as_slice::<f32>().unwrap());
     assert!(one.as_slice::<f32>().unwrap() == four.as_slice::<f32>().unwrap());
 }
+
+/// In half precision every kernel computes in f32 and rounds its result once, so that it is off by one rounding of its inputs
+/// and one of its result.
+#[test]
+fn half_precision_is_f32_rounded() {
+    use burn::tensor::{DType, bf16, f16};
+    for dtype in [DType::F16, DType::BF16] {
+        // As wide as the values that dtype can hold: f32 that were rounded to it.
+        let x3 = |dims, seed| data::<Flex, 3>(dims, seed).cast(dtype).cast(DType::F32);
+        let x4 = |dims, seed| data::<Flex, 4>(dims, seed).cast(dtype).cast(DType::F32);
+        let x2 = |dims, seed| data::<Flex, 2>(dims, seed).cast(dtype).cast(DType::F32);
+        let x1 = |dims, seed| data::<Flex, 1>(dims, seed).cast(dtype).cast(DType::F32);
+        let x5 = |dims, seed| data::<Flex, 5>(dims, seed).cast(dtype).cast(DType::F32);
+        let rounded = |x: f32| match dtype {
+            DType::F16 => f16::from_f32(x).to_f32(),
+            _ => bf16::from_f32(x).to_f32(),
+        };
+        macro_rules! same {
+            ($f:expr, $($x:expr),+) => {{
+                let wide: Vec<f32> = $f($($x),+).into_data().to_vec().unwrap();
+                let half = $f($($x.cast(dtype)),+);
+                assert_eq!(half.dtype(), dtype);
+                let half: Vec<f32> = half.cast(DType::F32).into_data().to_vec().unwrap();
+                assert!(half.iter().any(|v| *v != 0.0));
+                assert_eq!(half, wide.into_iter().map(rounded).collect::<Vec<_>>());
+            }};
+        }
+        same!(silu, x3([3, 50, 70], 1));
+        same!(gelu, x3([3, 50, 70], 2));
+        same!(geglu, x3([2, 300, 132], 3));
+        same!(
+            |x, w, b| group_norm(x, w, b, 8, 1e-5, true),
+            x3([2, 90, 64], 4),
+            x1([64], 5),
+            x1([64], 6)
+        );
+        same!(
+            |x, w, b| layer_norm(x, w, b, 1e-5),
+            x2([90, 64], 7),
+            x1([64], 8),
+            x1([64], 9)
+        );
+        same!(
+            |x, w, b| linear(x, w, Some(b)),
+            x3([2, 90, 64], 10),
+            x2([33, 64], 11),
+            x1([33], 12)
+        );
+        same!(
+            |x, w| conv2d(x, w, None, 1, Padding::same(1)),
+            x4([2, 9, 11, 16], 13),
+            x4([24, 16, 3, 3], 14)
+        );
+        same!(
+            frame_conv,
+            x4([2, 5, 30, 16], 15),
+            x5([24, 16, 3, 1, 1], 16),
+            x1([24], 17)
+        );
+        same!(
+            |q, k, v| attention(q, k, v, 2, Mask::None),
+            x3([4, 70, 64], 18),
+            x3([2, 77, 64], 19),
+            x3([2, 77, 64], 20)
+        );
+        same!(
+            |q, k, v| frame_attention(q, k, v, 2),
+            x4([2, 8, 30, 64], 21),
+            x4([2, 8, 30, 64], 22),
+            x4([2, 8, 30, 64], 23)
+        );
+    }
+}

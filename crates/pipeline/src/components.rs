@@ -101,7 +101,7 @@ impl<B: Backend> Source<B> {
                 text_encoder: self.stored_text_encoder(0, device)?,
                 feature_extractor: self.feature_extractor()?,
                 image_encoder: self.image_encoder(device)?,
-                unet: self.stored_unet(device)?,
+                unet: self.stored_unet(false, device)?,
                 vae: self.stored_vae(device)?,
                 scheduler: self.scheduler()?,
                 folded_concat_gain: self.has_folded_gain()?,
@@ -221,16 +221,11 @@ impl<B: Backend> Source<B> {
         options: &GenerateOptions,
         device: &B::Device,
     ) -> Result<AutoencoderKL<B>, PipelineError> {
-        let mut vae = self.stored_vae(device)?;
-        match options.vae_tiling {
-            None => {}
-            Some(VaeTiling::Config) => vae.enable_tiling(None)?,
-            Some(VaeTiling::Tiles(tiling)) => vae.enable_tiling(Some(tiling))?,
-        }
-        if options.vae_slicing {
-            vae.enable_slicing();
-        }
-        Ok(vae)
+        with_tiles(
+            self.stored_vae(device)?,
+            options.vae_tiling,
+            options.vae_slicing,
+        )
     }
 
     fn stored_vae(&self, device: &B::Device) -> Result<AutoencoderKL<B>, PipelineError> {
@@ -253,14 +248,20 @@ impl<B: Backend> Source<B> {
         options: &GenerateOptions,
         device: &B::Device,
     ) -> Result<I2VGenXLUNet<B>, PipelineError> {
-        let (mut unet, _) = options.loras.merge_unet(self.stored_unet(device)?)?;
+        let (mut unet, _) = options
+            .loras
+            .merge_unet(self.stored_unet(options.stream_unet, device)?)?;
         if let Some(FreeU { s1, s2, b1, b2 }) = options.freeu {
             unet.enable_freeu(s1, s2, b1, b2)?;
         }
         Ok(unet)
     }
 
-    fn stored_unet(&self, device: &B::Device) -> Result<I2VGenXLUNet<B>, PipelineError> {
+    fn stored_unet(
+        &self,
+        streamed: bool,
+        device: &B::Device,
+    ) -> Result<I2VGenXLUNet<B>, PipelineError> {
         Ok(match self {
             Self::Loaded(c) => c.unet.clone(),
             Self::Folder {
@@ -269,7 +270,11 @@ impl<B: Backend> Source<B> {
                 dtype,
             } => {
                 let folder = folder.subfolder("unet")?;
-                I2VGenXLUNet::from_folder(&folder, variant.as_deref(), *dtype, device)?
+                let (variant, dtype) = (variant.as_deref(), *dtype);
+                match streamed {
+                    true => I2VGenXLUNet::from_folder_streamed(&folder, variant, dtype, device)?,
+                    false => I2VGenXLUNet::from_folder(&folder, variant, dtype, device)?,
+                }
             }
         })
     }
@@ -328,7 +333,7 @@ impl<B: Backend> Source<B> {
             .save_pretrained(path.join("text_encoder"), dtype)?;
         self.image_encoder(device)?
             .save_pretrained(path.join("image_encoder"), dtype)?;
-        self.stored_unet(device)?
+        self.stored_unet(false, device)?
             .save_pretrained(path.join("unet"), dtype)?;
         self.stored_vae(device)?
             .save_pretrained(path.join("vae"), dtype)?;
@@ -347,4 +352,21 @@ impl<B: Backend> Source<B> {
             &index,
         )?)
     }
+}
+
+/// The VAE as the options say.
+pub(crate) fn with_tiles<B: Backend>(
+    mut vae: AutoencoderKL<B>,
+    tiling: Option<VaeTiling>,
+    slicing: bool,
+) -> Result<AutoencoderKL<B>, PipelineError> {
+    match tiling {
+        None => {}
+        Some(VaeTiling::Config) => vae.enable_tiling(None)?,
+        Some(VaeTiling::Tiles(tiling)) => vae.enable_tiling(Some(tiling))?,
+    }
+    if slicing {
+        vae.enable_slicing();
+    }
+    Ok(vae)
 }

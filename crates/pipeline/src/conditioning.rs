@@ -145,7 +145,6 @@ pub(crate) fn encode_images<B: Backend>(
     images: Images<'_>,
     prompts: usize,
     options: &GenerateOptions,
-    dtype: DType,
     device: &B::Device,
 ) -> Result<Tensor<B, 3>, PipelineError> {
     let processor = source.feature_extractor()?;
@@ -154,7 +153,7 @@ pub(crate) fn encode_images<B: Backend>(
     let mut rows = Vec::new();
     for image in images.0 {
         let pixels = processor.preprocess::<B>(image, options.width as u32, crop, device);
-        let row = encoder.forward(pixels.cast(dtype))?.unsqueeze_dim::<3>(1);
+        let row = encoder.forward(pixels)?.unsqueeze_dim::<3>(1);
         rows.push(row.repeat_dim(0, options.num_videos_per_prompt));
     }
     let mut embeddings = Tensor::cat(rows, 0);
@@ -170,13 +169,12 @@ pub(crate) fn encode_images<B: Backend>(
 /// Pictures to latents, followed by one constant plane per later frame that says how far along it is.
 ///
 /// # Shapes
-/// → `[rows, channels, frames, h, w]`
+/// → `[videos, channels, frames, h, w]`, in f32
 pub(crate) fn encode_image_latents<B: Backend>(
     source: &Source<B>,
     images: Images<'_>,
     prompts: usize,
     options: &GenerateOptions,
-    dtype: DType,
     generators: &mut Generators,
     device: &B::Device,
 ) -> Result<Tensor<B, 5>, PipelineError> {
@@ -186,7 +184,7 @@ pub(crate) fn encode_image_latents<B: Backend>(
     let mut posteriors = Vec::new();
     for image in images.0 {
         let pixels = i2vgen_clip_encoders::vae_pixels::<B>(image, width, height, crop, device);
-        posteriors.push(vae.encode(pixels.cast(dtype))?);
+        posteriors.push(vae.encode(pixels)?);
     }
     let posterior = |prompt: usize| &posteriors[prompt.min(posteriors.len() - 1)];
     let per_prompt = options.num_videos_per_prompt;
@@ -196,7 +194,7 @@ pub(crate) fn encode_image_latents<B: Backend>(
     let of_prompts: Vec<Tensor<B, 4>> = match options.image_latents {
         ImageLatents::Mode => (0..prompts).map(|p| posterior(p).mode()).collect(),
         ImageLatents::Sample if generators.is_shared() => {
-            let noise = generators.normal([prompts, channels, h, w], dtype, device);
+            let noise = generators.normal([prompts, channels, h, w], device);
             let noise = |prompt| noise.clone().narrow(0, prompt, 1);
             (0..prompts)
                 .map(|p| posterior(p).sample(noise(p)))
@@ -205,7 +203,7 @@ pub(crate) fn encode_image_latents<B: Backend>(
         ImageLatents::Sample => Vec::new(),
     };
     let of_videos: Vec<Tensor<B, 4>> = if of_prompts.is_empty() {
-        let noise = generators.normal([videos, channels, h, w], dtype, device);
+        let noise = generators.normal([videos, channels, h, w], device);
         let noise = |video| noise.clone().narrow(0, video, 1);
         let sample = |video| posterior(picture_of(video)).sample(noise(video));
         (0..videos).map(sample).collect()
@@ -220,8 +218,7 @@ pub(crate) fn encode_image_latents<B: Backend>(
     for frame in 1..frames {
         let position = frame as f64 / (frames - 1) as f64;
         let shape = [videos, channels, 1, h, w];
-        planes.push(Tensor::full(shape, position, (device, dtype)));
+        planes.push(Tensor::full(shape, position, (device, DType::F32)));
     }
-    let copies = if options.guided() { 2 } else { 1 };
-    Ok(Tensor::cat(planes, 2).repeat_dim(0, copies))
+    Ok(Tensor::cat(planes, 2))
 }

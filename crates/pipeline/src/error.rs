@@ -41,6 +41,16 @@ pub enum PipelineError {
         /// Its class.
         found: String,
     },
+    /// A folder without a second stage.
+    #[error(
+        "'{path}' holds {found}; a second stage has a UNet3DConditionModel (MS-Vid2Vid-XL, zeroscope)"
+    )]
+    NoSecondStage {
+        /// The folder.
+        path: String,
+        /// What is there instead, or missing.
+        found: String,
+    },
     /// An option out of range.
     #[error("{name}: {problem}")]
     Option {

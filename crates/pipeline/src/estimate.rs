@@ -3,6 +3,7 @@
 mod clip;
 mod memory;
 mod meter;
+mod tiles;
 mod unet;
 mod vae;
 
@@ -11,12 +12,12 @@ use std::fmt;
 use i2vgen_checkpoint::Folder;
 use i2vgen_clip_encoders::{CLIPError, CLIPTextConfig, CLIPVisionConfig};
 use i2vgen_unet3d::I2VGenXLUNetConfig;
-use i2vgen_vae::AutoencoderKLConfig;
+use i2vgen_vae::{AutoencoderKLConfig, Tiling, VaeError};
 use serde::Serialize;
 
 use crate::PipelineError;
 pub use memory::available_memory;
-use meter::{Classes, Meter};
+use meter::{Classes, Meter, total};
 
 /// Tokens of a prompt with its padding.
 const TOKENS: f64 = 77.0;
@@ -24,13 +25,14 @@ const TOKENS: f64 = 77.0;
 const RGB: f64 = 3.0;
 /// What every process takes before it has a model: code, threads' stacks, tokenizer, buffers of the matrix products.
 const BASE_BYTES: f64 = 16e6;
-/// What is resident besides living activations, as a share of them: holes in the allocator's heap, and copies between
-/// operations that the walks leave out.
-const SLACK: Classes = [0.5, 0.1];
-/// What stays of the heap when a component is dropped, as a share.
-const KEPT: f64 = 0.55;
-/// While a weight is read, it is there as often besides itself: in the file's format and being converted.
-const LOAD_COPIES: f64 = 1.5;
+/// What the allocator's heap holds at most besides living tensors while a component is loaded: glibc's trim threshold, twice
+/// the size from which tensors are large, in f32.
+const HEAP_TOP: f64 = (16 << 20) as f64;
+/// Holes between small tensors, as a share of them (fitted; runs of small tensors only had 0.1 to 0.8).
+const HOLES: f64 = 0.33;
+/// What stays of the heap when a component is dropped, as a share, because something that lives on lies above it (measured:
+/// 0.36 to 0.47).
+const KEPT: f64 = 0.45;
 /// No real config has more layers in a row; a walk over absurdly many would not end.
 const MAX_LAYERS: usize = 1 << 12;
 
@@ -47,6 +49,8 @@ pub struct EstimateInput {
     pub videos: usize,
     /// Whether classifier-free guidance is on, which doubles the rows of the UNet.
     pub guided: bool,
+    /// Whether the UNet sees the two halves of these rows one after the other.
+    pub split_guidance: bool,
     /// How often the UNet is run: once per step, more often with schedulers of higher order.
     pub model_evaluations: usize,
     /// Frames that the VAE decodes at once; 0 if the run ends with latents.
@@ -57,8 +61,10 @@ pub struct EstimateInput {
     pub bytes_per_value: usize,
     /// Whether all components stay loaded together, rather than each for its stage only.
     pub resident: bool,
-    /// Side in pixels of the VAE's tiles, which overlap by a quarter, if it works in tiles.
-    pub tiling: Option<usize>,
+    /// The VAE's tiles, if it works in tiles.
+    pub tiling: Option<Tiling>,
+    /// Whether the VAE decodes the frames of a chunk one after the other.
+    pub slicing: bool,
 }
 
 /// What one stage needs.
@@ -70,7 +76,7 @@ pub struct StageEstimate {
     pub parameters: u64,
     /// Bytes of the loaded weights.
     pub weight_bytes: u64,
-    /// Most bytes of activations that are alive at once, small and large tensors counted apart.
+    /// Most bytes of activations that are alive at once.
     pub activation_bytes: u64,
     /// Most memory of the process in this stage.
     pub peak_bytes: u64,
@@ -88,11 +94,11 @@ impl StageEstimate {
         peak: f64,
         bytes_per_value: f64,
     ) -> Self {
-        let bytes = |values: Classes| (values.iter().sum::<f64>() * bytes_per_value) as u64;
+        let bytes = |values: Classes| (total(values) * bytes_per_value) as u64;
         // Casts from float saturate.
         Self {
             name,
-            parameters: count.parameters.iter().sum::<f64>() as u64,
+            parameters: total(count.parameters) as u64,
             weight_bytes: bytes(count.parameters),
             activation_bytes: bytes(count.activations),
             peak_bytes: (peak * bytes_per_value + BASE_BYTES) as u64,
@@ -110,9 +116,11 @@ impl StageEstimate {
 /// What a walk has counted for one stage, in values and operations.
 struct Count {
     parameters: Classes,
-    /// The largest weight.
-    largest: f64,
+    /// Most values while the weights are loaded.
+    loading: f64,
     activations: Classes,
+    /// Most values of small tensors.
+    small: f64,
     flops_per_run: f64,
 }
 
@@ -135,8 +143,8 @@ pub struct Estimate {
 ///
 /// Work is exact: convolutions, linear layers and attention, two operations for a multiply and add; what goes element by
 /// element is not counted. Memory is that of the CPU backend on Linux: a constant, the weights, and the activations that a
-/// walk through the modules finds alive. Small tensors lie on the allocator's heap, a part of which stays from stage to
-/// stage; large ones come and go. It was calibrated on runs of three models (`tests/goldens/estimate/memory.json`).
+/// walk through the modules finds alive. Small tensors lie on the allocator's heap, which keeps some of what is freed; large
+/// ones come and go. It is compared with measured runs in `tests/goldens/estimate/memory.json`.
 ///
 /// # Errors
 /// If a config is missing or cannot be built, or a size is out of range.
@@ -164,35 +172,53 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
 
     let latents = [input.height / factor, input.width / factor];
     let guidance: u32 = if input.guided { 2 } else { 1 };
+    let passes = if input.split_guidance { guidance } else { 1 };
     let size = unet::Size {
         rows: input.videos as f64 * f64::from(guidance),
+        passes: f64::from(passes),
         frames: input.num_frames as f64,
         latents,
         tokens: TOKENS,
     };
-    let text = clip::text(&text, input.clip_skip, TOKENS);
+    let mut encoder = clip::text(&text, input.clip_skip, TOKENS);
+    if input.resident {
+        // Who keeps it does not know yet what runs will leave out.
+        encoder.parameters = clip::text(&text, 0, TOKENS).parameters;
+    }
+    let text = encoder;
     let vision = clip::vision(&vision);
     let unet = unet::Walk::new(&unet, size);
-    let tile = input.tiling.map(|side| side / factor);
-    let encode = tiled(latents, tile, |size| {
+    let grid = input.tiling.map(|tiling| tiles::Grid::new(tiling, factor));
+    let moments = 2.0 * vae.latent_channels as f64;
+    let encode = tiles::walk(latents, grid, moments, |size| {
         vae::encode(&vae, 1.0, size.map(|n| n * factor))
     });
-    let total = input.videos as f64 * input.num_frames as f64;
-    let chunk = (input.decode_chunk_size as f64).min(total);
-    let decode = tiled(latents, tile, |size| vae::decode(&vae, chunk, size));
+    let all_frames = input.videos as f64 * input.num_frames as f64;
+    let chunk = (input.decode_chunk_size as f64).min(all_frames);
+    let slice = if input.slicing { chunk.min(1.0) } else { chunk };
+    let per_latent = RGB * (factor * factor) as f64;
+    let mut decode = tiles::walk(latents, grid, slice * per_latent, |size| {
+        vae::decode(&vae, slice, size)
+    });
+    if slice < chunk {
+        let frame = per_latent * (latents[0] * latents[1]) as f64;
+        decode.repeat(chunk, frame);
+    }
 
     let add = |a: Classes, b: Classes| [a[0] + b[0], a[1] + b[1]];
     let whole = |meter: &Meter| Count {
         parameters: meter.parameters,
-        largest: meter.largest,
-        activations: meter.peaks,
+        loading: meter.loading,
+        activations: meter.most,
+        small: meter.most_small,
         flops_per_run: meter.flops,
     };
     // Of two halves of a component, each of which runs in a stage of its own, with what else is alive then.
     let half = |meter: &Meter, other: &Meter, alive: Classes| Count {
         parameters: add(meter.parameters, other.parameters),
-        largest: meter.largest.max(other.largest),
-        activations: add(meter.peaks, alive),
+        loading: meter.loading.max(total(meter.parameters) + other.loading),
+        activations: add(meter.most, alive),
+        small: meter.most_small + alive[0],
         flops_per_run: meter.flops,
     };
     let mut stages = vec![
@@ -212,7 +238,7 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     ];
     if chunk > 0.0 {
         // The finished frames of all chunks stay, on the host.
-        let frames = total * RGB * input.height as f64 * input.width as f64;
+        let frames = all_frames * RGB * input.height as f64 * input.width as f64;
         let mut count = half(&decode, &encode, [0.0, frames]);
         count.flops_per_run /= chunk;
         let runs = input.videos.saturating_mul(input.num_frames);
@@ -249,43 +275,18 @@ impl EstimateInput {
                 return fail(name, "0 must be at least 1".into());
             }
         }
-        match self.tiling {
-            Some(side) if side < factor => {
-                fail("tiling", format!("{side} must be at least {factor} pixels"))
-            }
-            _ => Ok(()),
+        let Some(tiling) = self.tiling else {
+            return Ok(());
+        };
+        let found = tiling.tile_sample_min_size;
+        if !found.iter().all(|n| *n > 0 && n.is_multiple_of(factor)) {
+            return Err(VaeError::TileSize { found, factor }.into());
         }
+        if !(0.0..1.0).contains(&tiling.tile_overlap_factor) {
+            return Err(VaeError::TileOverlap(tiling.tile_overlap_factor).into());
+        }
+        Ok(())
     }
-}
-
-/// `walk` over all tiles of a map of so many latents, or over all of it if it is no larger than a tile.
-fn tiled(latents: [usize; 2], tile: Option<usize>, walk: impl Fn([usize; 2]) -> Meter) -> Meter {
-    let Some(tile) = tile.filter(|tile| latents.iter().any(|n| n > tile)) else {
-        return walk(latents);
-    };
-    let step = tile - (tile / 4).min(tile - 1);
-    // Sizes along one axis and how many tiles have them: all but the last few are whole.
-    let sizes = |n: usize| {
-        let mut sizes: Vec<(usize, f64)> = Vec::new();
-        for size in (0..n).step_by(step).map(|start| tile.min(n - start)) {
-            match sizes.last_mut() {
-                Some((last, count)) if *last == size => *count += 1.0,
-                _ => sizes.push((size, 1.0)),
-            }
-        }
-        sizes
-    };
-    let mut sum = Meter::default();
-    for (height, rows) in sizes(latents[0]) {
-        for (width, columns) in sizes(latents[1]) {
-            let one = walk([height, width]);
-            sum.flops += one.flops * rows * columns;
-            sum.peaks = [0, 1].map(|class| sum.peaks[class].max(one.peaks[class]));
-            sum.parameters = one.parameters;
-            sum.largest = one.largest;
-        }
-    }
-    sum
 }
 
 impl Estimate {
@@ -297,8 +298,9 @@ impl Estimate {
                 all = [0, 1].map(|class| all[class] + count.parameters[class]);
             }
         }
-        // A part of the heap of small tensors stays, so that it can add to what is large in a later stage.
-        let mut heap = 0.0_f64;
+        // The most that the heap of small tensors has been: with this component, and what was kept of others. What is free
+        // of it adds to what is large.
+        let (mut heap, mut kept) = (0.0_f64, 0.0_f64);
         let mut stages = Vec::new();
         for (name, count, runs) in &counts {
             let weights = if input.resident {
@@ -306,10 +308,16 @@ impl Estimate {
             } else {
                 count.parameters
             };
-            let load = LOAD_COPIES * count.largest;
-            let active = [0, 1].map(|class| count.activations[class] * (1.0 + SLACK[class]));
-            heap = (KEPT * heap).max(weights[0] + active[0]);
-            let peak = heap + weights[1] + load.max(active[1]);
+            if !(input.resident || matches!(*name, "denoise")) {
+                kept = KEPT * heap.max(kept);
+                heap = 0.0;
+            }
+            heap = heap.max(weights[0] + count.small);
+            let [small, _] = count.activations;
+            let free = (heap - weights[0] - small + HOLES * small).min(HEAP_TOP);
+            let running =
+                total(weights) + total(count.activations) + free.max(kept - weights[0] - small);
+            let peak = running.max(count.loading);
             let bytes = input.bytes_per_value as f64;
             stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
         }
@@ -324,6 +332,7 @@ impl Estimate {
             "vae_decode" if input.decode_chunk_size > 1 => "use --decode-chunk-size 1",
             "vae_encode" | "vae_decode" if input.tiling.is_none() => "use --vae-tiling",
             "vae_encode" => "use a smaller --height and --width",
+            "denoise" if input.guided && !input.split_guidance => "use --split-guidance",
             _ => "use a smaller --height and --width, or fewer --num-frames",
         };
         Self {

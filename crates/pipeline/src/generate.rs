@@ -5,13 +5,15 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
+use i2vgen_kernels::widened;
 use i2vgen_schedulers::StepArgs;
 
 use crate::{
     Embeds, FrameProblem, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt,
-    Video, check_frames, components::Source, conditioning, decode, generators::Generators,
-    guidance, inputs, preview::Preview,
+    StartFrames, StartVideo, Video, check_frames, components::Source, conditioning, decode,
+    generators::Generators, guidance, inputs, preview::Preview, video_latents,
+    video_to_video::check_strength,
 };
 
 /// What a run reports while it works.
@@ -103,11 +105,10 @@ pub(crate) fn run<B: Backend>(
     tell(Event::Stage("text encoder"))?;
     let encoded = conditioning::encode_prompt(source, prompt, options, device)?;
     let context = encoded.context(options.num_videos_per_prompt);
-    let dtype = context.dtype();
     lap("text_encoder");
 
     tell(Event::Stage("image encoder"))?;
-    let embeddings = conditioning::encode_images(source, images, prompts, options, dtype, device)?;
+    let embeddings = conditioning::encode_images(source, images, prompts, options, device)?;
     lap("image_encoder");
 
     tell(Event::Stage("VAE encoder"))?;
@@ -116,16 +117,27 @@ pub(crate) fn run<B: Backend>(
         images,
         prompts,
         options,
-        dtype,
         &mut generators,
         device,
     )?;
     lap("vae_encode");
 
     let [videos, channels, frames, h, w] = shape;
+    let start = match &options.start {
+        Some(start) => {
+            let frames = start_latents(source, start, videos, options, &mut generators, device)?;
+            lap("vae_encode_start");
+            Some((
+                frames,
+                check_strength(start.strength, options.num_inference_steps)?,
+            ))
+        }
+        None => None,
+    };
+    // Latents stay in f32 whatever the model computes in: what a step rounds away, the next would not see.
     let noise: Tensor<B, 5> = match &options.latents {
-        Some(given) => given.to_tensor(dtype, device),
-        None => generators.normal(shape, dtype, device),
+        Some(given) => given.to_tensor(DType::F32, device),
+        None => generators.normal(shape, device),
     };
     let initial_latents = Latents::from_tensor(noise.clone());
     // The scheduler sees every frame as a sample of its own, as in the reference.
@@ -137,7 +149,17 @@ pub(crate) fn run<B: Backend>(
         let x: Tensor<B, 5> = x.reshape([videos, frames, channels, h, w]);
         x.permute([0, 2, 1, 3, 4])
     };
-    let mut x = frame_major(noise * scheduler.init_noise_sigma());
+    let timesteps = scheduler.timesteps().to_vec();
+    let (mut x, begin) = match start {
+        None => (frame_major(noise * scheduler.init_noise_sigma()), 0),
+        Some((frames, kept)) => {
+            let begin = (options.num_inference_steps - kept) * scheduler.order();
+            scheduler.set_begin_index(begin)?;
+            let (frames, noise) = (frame_major(frames), frame_major(noise));
+            let noisy = scheduler.add_noise(frames, noise, &timesteps[begin..=begin])?;
+            (noisy, begin)
+        }
+    };
 
     tell(Event::Stage("UNet"))?;
     let unet = source.unet(options, device)?;
@@ -152,24 +174,22 @@ pub(crate) fn run<B: Backend>(
     let of_nothing = prepared.narrow(0, videos);
     lap("unet_prepare");
 
-    let timesteps = scheduler.timesteps().to_vec();
     let mut preview = match options.preview_every {
         Some(every) => Some((every, Preview::new(scheduler.as_ref())?)),
         None => None,
     };
-    let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), like.dtype(), device);
-    for (index, &timestep) in timesteps.iter().enumerate() {
+    let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), device);
+    for (index, &timestep) in timesteps.iter().enumerate().skip(begin) {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
         let seen = preview.is_some().then(|| input.clone());
         let prediction = if !options.guided_at(index, timesteps.len()) {
-            unet.forward(input, timestep, &of_prompt)?
+            widened(unet.forward(input, timestep, &of_prompt)?)
         } else {
             let (without, with) = if options.split_guidance {
                 let without = unet.forward(input.clone(), timestep, &of_nothing)?;
                 (without, unet.forward(input, timestep, &of_prompt)?)
             } else {
-                let both = Tensor::cat(vec![input.clone(), input], 0);
-                let both = unet.forward(both, timestep, &prepared)?;
+                let both = unet.forward(input, timestep, &prepared)?;
                 let half = |start| both.clone().narrow(0, start, videos);
                 (half(0), half(videos))
             };
@@ -193,14 +213,14 @@ pub(crate) fn run<B: Backend>(
         let args = StepArgs::with_noise(options.eta, &mut draw);
         x = scheduler.step(frame_major(prediction), index, x, args)?;
         tell(Event::Step {
-            done: index + 1,
-            total: timesteps.len(),
+            done: index + 1 - begin,
+            total: timesteps.len() - begin,
             timestep,
             latents: &video_major(x.clone()),
         })?;
         if let Some(video) = &believed {
             tell(Event::Preview {
-                done: index + 1,
+                done: index + 1 - begin,
                 video,
             })?;
         }
@@ -240,6 +260,32 @@ pub(crate) fn run<B: Backend>(
         unknown_lora_keys,
         timings,
     })
+}
+
+/// The frames that a run begins with, one video's for all if there is only one.
+fn start_latents<B: Backend>(
+    source: &Source<B>,
+    start: &StartVideo,
+    videos: usize,
+    options: &GenerateOptions,
+    generators: &mut Generators,
+    device: &B::Device,
+) -> Result<Tensor<B, 5>, PipelineError> {
+    match &start.frames {
+        StartFrames::Video(video) => {
+            let vae = source.vae(options, device)?;
+            let (chunk, kind) = (options.decode_chunk_size, options.image_latents);
+            let video = video.repeated(videos);
+            video_latents::encode(&vae, &video, chunk, kind, generators, device)
+        }
+        StartFrames::Latents(latents) => {
+            let x = latents.to_tensor(DType::F32, device);
+            Ok(match x.dims()[0] {
+                1 => x.repeat_dim(0, videos),
+                _ => x,
+            })
+        }
+    }
 }
 
 /// Refuses whatever would fail later, before any weight is read. Returns the shape of the latents, and the keys of LoRA files
@@ -302,7 +348,7 @@ pub(crate) fn check_prompts<B: Backend>(
     Ok(())
 }
 
-fn seed_from_clock() -> u64 {
+pub(crate) fn seed_from_clock() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |t| t.as_nanos() as u64 % (1 << 53))
 }

@@ -17,11 +17,10 @@ impl Generators {
         self.0.len() == 1
     }
 
-    /// Standard normal numbers whose first axis counts `rows` of something per video.
+    /// Standard normal numbers in f32 whose first axis counts `rows` of something per video.
     pub(crate) fn normal<B: Backend, const D: usize>(
         &mut self,
         shape: [usize; D],
-        dtype: DType,
         device: &B::Device,
     ) -> Tensor<B, D> {
         let count: usize = shape.iter().product();
@@ -29,6 +28,6 @@ impl Generators {
         let parts = self.0.iter_mut().map(|g| g.randn_f32(part));
         let values = parts.collect::<Vec<_>>().concat();
         let data = TensorData::new(values, shape);
-        Tensor::<B, D>::from_data(data, (device, DType::F32)).cast(dtype)
+        Tensor::<B, D>::from_data(data, (device, DType::F32))
     }
 }

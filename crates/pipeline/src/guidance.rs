@@ -1,6 +1,7 @@
 //! Classifier-free guidance (Ho and Salimans, 2022): when it acts, and how the two predictions are combined.
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
+use i2vgen_kernels::widened;
 
 use crate::GenerateOptions;
 
@@ -18,7 +19,7 @@ impl GenerateOptions {
 }
 
 /// `without + scale · (with − without)`, and of that the share `rescale` brought back to the deviation of `with` (Lin et
-/// al., 2023, section 3.4). Computed in f32.
+/// al., 2023, section 3.4). In f32 at least.
 ///
 /// # Shapes
 /// `[videos, channels, frames, h, w]`
@@ -28,22 +29,13 @@ pub(crate) fn combine<B: Backend>(
     scale: f64,
     rescale: f64,
 ) -> Tensor<B, 5> {
-    let dtype = with.dtype();
-    let wide = |x: Tensor<B, 5>| match dtype {
-        DType::F16 | DType::BF16 => x.cast(DType::F32),
-        _ => x,
-    };
-    let (without, with) = (wide(without), wide(with));
+    let (without, with) = (widened(without), widened(with));
     let guided = without.clone() + (with.clone() - without) * scale;
-    let guided = if rescale > 0.0 {
+    if rescale > 0.0 {
         let wanted = deviation(with) / deviation(guided.clone());
         guided.clone() * (1.0 - rescale) + guided.mul(wanted) * rescale
     } else {
         guided
-    };
-    match dtype {
-        DType::F16 | DType::BF16 => guided.cast(dtype),
-        _ => guided,
     }
 }
 

@@ -118,6 +118,20 @@ pub(crate) fn check(
     if images.0.iter().any(|i| i.width() == 0 || i.height() == 0) {
         return fail("image", "has no pixels; give another image".into());
     }
+    check_prompts(prompt, negative, guided)
+}
+
+/// Refuses counts of negative prompts that do not match, and embeddings that are not finite.
+pub(crate) fn check_prompts(
+    prompt: &Prompt,
+    negative: &Prompt,
+    guided: bool,
+) -> Result<(), PipelineError> {
+    let fail = |name, problem: String| Err(PipelineError::Option { name, problem });
+    let prompts = prompt.count();
+    if prompts == 0 {
+        return fail("prompt", "there is none; give at least one".into());
+    }
     if let Prompt::Embeds(embeds) = prompt {
         embeds.check("prompt_embeds")?;
     }

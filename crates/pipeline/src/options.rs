@@ -1,7 +1,8 @@
 use i2vgen_schedulers::SchedulerOptions;
 use i2vgen_vae::Tiling;
 
-use crate::{Latents, Loras, PipelineError, Prompt};
+use crate::video_to_video::check_strength;
+use crate::{Latents, Loras, PipelineError, Prompt, Video};
 
 /// The arguments of diffusers' `I2VGenXLPipeline.__call__`, with its names and defaults.
 #[derive(Clone, Debug)]
@@ -33,6 +34,9 @@ pub struct GenerateOptions {
     pub guidance_rescale: f64,
     /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
     pub split_guidance: bool,
+    /// Reads the UNet's layers from disk whenever they are used: one is in memory at a time, and every step reads the file
+    /// once. Components that the caller holds stay as they are.
+    pub stream_unet: bool,
     /// Weight of the noise that DDIM adds in each step.
     pub eta: f64,
     /// Videos from the same picture and prompt.
@@ -58,6 +62,9 @@ pub struct GenerateOptions {
     pub seeds: Vec<u64>,
     /// Start noise instead of drawing it.
     pub latents: Option<Latents>,
+    /// A video to begin with instead of noise, which is noised as far as its strength says and then denoised (SDEdit,
+    /// <https://arxiv.org/abs/2108.01073>): the base model as its own second stage. An extension; diffusers has no such thing.
+    pub start: Option<StartVideo>,
     /// LoRA files that are added to the UNet and the text encoder for this run.
     pub loras: Loras,
     /// Whether the picture's latents are sampled from the VAE's posterior or are its mean.
@@ -85,6 +92,7 @@ impl Default for GenerateOptions {
             guidance_end: 1.0,
             guidance_rescale: 0.0,
             split_guidance: false,
+            stream_unet: false,
             eta: 0.0,
             num_videos_per_prompt: 1,
             decode_chunk_size: 1,
@@ -97,6 +105,7 @@ impl Default for GenerateOptions {
             seed: None,
             seeds: Vec::new(),
             latents: None,
+            start: None,
             loras: Loras::default(),
             image_latents: ImageLatents::Sample,
             compat: Compat::Corrected,
@@ -104,6 +113,24 @@ impl Default for GenerateOptions {
             preview_every: None,
         }
     }
+}
+
+/// What a run begins with instead of noise.
+#[derive(Clone, Debug)]
+pub struct StartVideo {
+    /// The video: one, or as many as are made.
+    pub frames: StartFrames,
+    /// How much of the noise schedule is run: near 0 keeps the video, 1 keeps next to nothing.
+    pub strength: f64,
+}
+
+/// The frames of a [`StartVideo`], of the run's size and number.
+#[derive(Clone, Debug)]
+pub enum StartFrames {
+    /// To be encoded.
+    Video(Video),
+    /// As an earlier run left them: nothing is decoded and encoded in between.
+    Latents(Latents),
 }
 
 /// FreeU's factors (diffusers' names): `s` scale the low frequencies of the skips, `b` half of the backbone's channels, in the
@@ -240,6 +267,37 @@ impl GenerateOptions {
                 "freeu",
                 "the four factors must be finite numbers, for example 0.9,0.2,1.4,1.6".into(),
             );
+        }
+        if let Some(start) = &self.start {
+            check_strength(start.strength, self.num_inference_steps)?;
+            let mut found = match &start.frames {
+                StartFrames::Latents(latents) => {
+                    latents.check("start")?;
+                    latents.shape
+                }
+                StartFrames::Video(video) => {
+                    let [videos, frames, h, w] = video.shape();
+                    if [h, w] != [self.height, self.width] {
+                        return fail(
+                            "start",
+                            format!(
+                                "has frames of {w}x{h}, not of {}x{}; resize it, or change height and width",
+                                self.width, self.height
+                            ),
+                        );
+                    }
+                    [videos, channels, frames, h / factor, w / factor]
+                }
+            };
+            if found[0] == 1 {
+                found[0] = expected[0];
+            }
+            if found != expected {
+                return fail(
+                    "start",
+                    format!("latents {found:?} must be {expected:?} for these options"),
+                );
+            }
         }
         if let Some(latents) = &self.latents {
             if latents.shape != expected {

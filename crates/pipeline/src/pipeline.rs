@@ -172,6 +172,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             num_frames: options.num_frames,
             videos: prompts * options.num_videos_per_prompt,
             guided: options.guided(),
+            split_guidance: options.split_guidance,
             model_evaluations: scheduler.timesteps().len(),
             decode_chunk_size: match options.output_type {
                 OutputType::Video => options.decode_chunk_size,
@@ -181,9 +182,10 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             bytes_per_value: dtype.size(),
             resident,
             tiling: options.vae_tiling.map(|tiling| match tiling {
-                VaeTiling::Config => Tiling::of(&vae).tile_sample_min_size[0],
-                VaeTiling::Tiles(tiling) => tiling.tile_sample_min_size[0],
+                VaeTiling::Config => Tiling::of(&vae),
+                VaeTiling::Tiles(tiling) => tiling,
             }),
+            slicing: options.vae_slicing,
         };
         Ok(Some(estimate(folder, &input)?))
     }
@@ -209,7 +211,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             return Err(fail("decode_chunk_size", "0 must be at least 1"));
         }
         let vae = self.source.vae(options, &self.device)?;
-        let x = latents.to_tensor(self.source.dtype(), &self.device);
+        let x = latents.to_tensor(DType::F32, &self.device);
         let (chunk, fps) = (options.decode_chunk_size, options.target_fps);
         decode::decode(&vae, x, chunk, fps, |_, _| Ok(()))
     }

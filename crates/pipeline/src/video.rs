@@ -44,7 +44,7 @@ impl Advice {
 }
 
 /// Rate of files that hold none: diffusers' `target_fps`.
-const DEFAULT_FPS: f64 = 16.0;
+pub(crate) const DEFAULT_FPS: f64 = 16.0;
 
 /// Videos of one run, f32 in 0..1.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +115,24 @@ impl Video {
         let data = TensorData::new(self.frames.clone(), [videos, frames, height, width, 3]);
         let tensor = Tensor::<B, 5>::from_data(data, (device, DType::F32));
         tensor.permute([0, 1, 4, 2, 3])
+    }
+
+    /// The same videos so often that there are `videos` of them.
+    pub(crate) fn repeated(&self, videos: usize) -> Self {
+        let [own, frames, height, width] = self.shape;
+        Self {
+            frames: self.frames.repeat(videos.div_ceil(own)),
+            shape: [own * videos.div_ceil(own), frames, height, width],
+            fps: self.fps,
+        }
+    }
+
+    /// With the 8-bit values below, where [`Self::frame`] gives the nearest.
+    pub(crate) fn truncated(mut self) -> Self {
+        for value in &mut self.frames {
+            *value = (*value * 255.0).floor() / 255.0;
+        }
+        self
     }
 
     /// One frame, `[height, width, 3]`.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use i2vgen_checkpoint::Folder;
 use i2vgen_pipeline::{Estimate, EstimateInput, StageEstimate, estimate};
+use i2vgen_vae::Tiling;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,6 +40,19 @@ fn published() -> (TempDir, Folder) {
     configs(&case["configs"])
 }
 
+/// The configs of the toy model, but for the VAE's.
+fn demo_with(vae: &Value) -> Value {
+    let read = |part| {
+        let part = demo().subfolder(part).expect("there");
+        part.read_json::<Value>("config.json").expect("valid")
+    };
+    let mut configs = json!({ "vae": vae });
+    for part in ["text_encoder", "image_encoder", "unet"] {
+        configs[part] = read(part);
+    }
+    configs
+}
+
 fn input() -> EstimateInput {
     EstimateInput {
         height: 256,
@@ -46,13 +60,23 @@ fn input() -> EstimateInput {
         num_frames: 4,
         videos: 1,
         guided: true,
+        split_guidance: false,
         model_evaluations: 2,
         decode_chunk_size: 1,
         clip_skip: 1,
         bytes_per_value: 4,
         resident: false,
         tiling: None,
+        slicing: false,
     }
+}
+
+/// Square tiles.
+fn tiles(side: usize, overlap: f64) -> Option<Tiling> {
+    Some(Tiling {
+        tile_sample_min_size: [side; 2],
+        tile_overlap_factor: overlap,
+    })
 }
 
 fn stage<'a>(estimate: &'a Estimate, name: &str) -> &'a StageEstimate {
@@ -123,43 +147,80 @@ fn flops_and_parameters_as_torch_counts_them() {
     }
 }
 
-#[test]
-fn memory_of_real_runs() {
+/// A case of `measure.py`: model:height:width:frames:guidance:chunk:options.
+fn case(case: &str) -> (&str, EstimateInput) {
+    let fields: Vec<&str> = case.split(':').collect();
+    let number = |i: usize| fields[i].parse::<usize>().expect("a number");
+    let mut input = EstimateInput {
+        height: number(1),
+        width: number(2),
+        num_frames: number(3),
+        guided: number(4) > 1,
+        decode_chunk_size: number(5),
+        ..input()
+    };
+    let (mut size, mut overlap) = (None, 0.25);
+    for option in fields.get(6).iter().flat_map(|text| text.split(',')) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            "num-inference-steps" => input.model_evaluations = value.parse().expect("steps"),
+            "prompts" => input.videos = value.parse().expect("videos"),
+            "split-guidance" => input.split_guidance = true,
+            "keep-resident" => input.resident = true,
+            "vae-slicing" => input.slicing = true,
+            "vae-tiling" => {}
+            "vae-tile-size" => size = Some(value.parse().expect("pixels")),
+            "vae-tile-overlap" => overlap = value.parse().expect("a part"),
+            _ => panic!("{case}: {option}"),
+        }
+    }
+    input.tiling = size.and_then(|size| tiles(size, overlap));
+    (fields[0], input)
+}
+
+/// Compares the estimates for the runs in `memory.json` under `group` with what was measured: `percent` or 30 MB off at most.
+fn compare_memory(group: &str, least: usize, percent: std::ops::Range<f64>) {
     let measured = golden("memory.json");
     let (_a, full) = published();
     let (_b, middle) = configs(&measured["middle"]);
-    let runs = measured["runs"].as_object().expect("runs");
-    assert!(runs.len() >= 7);
-    for (case, bytes) in runs {
-        let fields: Vec<&str> = case.split(':').collect();
-        let number = |i: usize| fields[i].parse::<usize>().expect("a number");
-        let folder = match fields[0] {
+    let (_c, wide_vae) = configs(&demo_with(&measured["wide_vae"]));
+    let runs = measured[group].as_object().expect("runs");
+    assert!(runs.len() >= least);
+    let mut wrong = Vec::new();
+    for (name, bytes) in runs {
+        let (model, input) = case(name);
+        let folder = match model {
             "demo" => &demo(),
             "middle" => &middle,
+            "wide-vae" => &wide_vae,
             _ => &full,
         };
-        let found = estimate(
-            folder,
-            &EstimateInput {
-                height: number(1),
-                width: number(2),
-                num_frames: number(3),
-                guided: number(4) > 1,
-                decode_chunk_size: number(5),
-                ..input()
-            },
-        )
-        .expect("estimated");
+        let found = estimate(folder, &input).expect("estimated");
         println!("{found}");
-        let (found, bytes) = (found.peak_bytes as f64, bytes.as_f64().expect("a number"));
-        let off = 100.0 * (found / bytes - 1.0);
+        let (estimated, bytes) = (found.peak_bytes as f64, bytes.as_f64().expect("a number"));
+        let off = 100.0 * (estimated / bytes - 1.0);
         println!(
-            "{case}: {:.0} MB, estimated {:.0}: {off:+.1} %\n",
+            "{name}: {:.0} MB, estimated {:.0} in {}: {off:+.1} %\n",
             bytes / 1e6,
-            found / 1e6
+            estimated / 1e6,
+            found.peak_stage
         );
-        assert!((-5.0..15.0).contains(&off), "{case}: {off:+.1} %");
+        // Holes in the heap are most of what the toy model takes, and differ from run to run.
+        if !percent.contains(&off) && (estimated - bytes).abs() > 30e6 {
+            wrong.push(format!("{name}: {off:+.1} %"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn memory_of_the_runs_that_it_was_fitted_on() {
+    compare_memory("runs", 8, -5.0..8.0);
+}
+
+#[test]
+fn memory_of_other_runs() {
+    compare_memory("held_out", 12, -5.0..8.0);
 }
 
 #[test]
@@ -183,6 +244,18 @@ fn what_changes_the_peak() {
         resident: true,
         ..small.clone()
     };
+    let split = EstimateInput {
+        split_guidance: true,
+        ..large.clone()
+    };
+    assert!(peak(&split) < peak(&large));
+    let denoise = |input: &EstimateInput| {
+        let found = estimate(&folder, input).expect("estimated");
+        stage(&found, "denoise").clone()
+    };
+    let [whole, halves] = [&large, &split].map(denoise);
+    assert!(halves.activation_bytes < whole.activation_bytes * 3 / 5);
+    assert!(whole.flops().abs_diff(halves.flops()) < whole.flops() / 1000);
     // The other three components, 340 to 632 million parameters in f32.
     assert!(peak(&resident) > peak(&small) + 4_000_000_000);
 
@@ -195,19 +268,28 @@ fn what_changes_the_peak() {
         ..large.clone()
     };
     let tiled = EstimateInput {
-        tiling: Some(256),
+        tiling: tiles(256, 0.25),
         ..large.clone()
     };
-    let [one, four, tiles] = [&large, &chunked, &tiled].map(decode);
+    let [one, four, tiled] = [&large, &chunked, &tiled].map(decode);
     assert!(four.activation_bytes > 3 * one.activation_bytes);
-    assert!(tiles.activation_bytes < one.activation_bytes / 3);
+    assert!(tiled.activation_bytes < one.activation_bytes / 3);
+    let sliced = EstimateInput {
+        slicing: true,
+        ..chunked.clone()
+    };
+    // Besides one frame's activations only the frames themselves, as pixels.
+    let pixels = 4 * 3 * 4 * 704 * 1280;
+    let least = one.activation_bytes..=one.activation_bytes + pixels;
+    assert!(least.contains(&decode(&sliced).activation_bytes));
+    assert_eq!(decode(&sliced).flops(), one.flops());
     // Overlapping tiles are more work, and a chunk is the same.
-    assert!(tiles.flops() > one.flops());
+    assert!(tiled.flops() > one.flops());
     assert_eq!(four.flops_per_run, one.flops_per_run);
     assert_eq!((one.runs, four.runs), (16, 16));
     // A tile that is not exceeded changes nothing.
     let wide = EstimateInput {
-        tiling: Some(1280),
+        tiling: tiles(1280, 0.25),
         ..large
     };
     assert_eq!(decode(&wide), one);
@@ -253,7 +335,12 @@ fn a_run_that_does_not_fit_says_what_to_change() {
         decode_chunk_size: 1,
         ..chunk
     };
-    assert!(advice(frames, gigabytes(16)).contains("--num-frames"));
+    assert!(advice(frames.clone(), gigabytes(16)).contains("--split-guidance"));
+    let split = EstimateInput {
+        split_guidance: true,
+        ..frames
+    };
+    assert!(advice(split, gigabytes(16)).contains("--num-frames"));
     let text = advice(input(), gigabytes(4));
     assert!(text.contains("weights alone"), "{text}");
     let resident = EstimateInput {
@@ -328,13 +415,15 @@ fn bad_input_is_an_error_and_absurd_input_no_panic() {
         },
         "bytes_per_value",
     );
-    bad(
-        EstimateInput {
-            tiling: Some(1),
-            ..input()
-        },
-        "tiling",
-    );
+    for (side, overlap, problem) in [(1, 0.25, "tiles"), (64, 1.0, "overlap")] {
+        bad(
+            EstimateInput {
+                tiling: tiles(side, overlap),
+                ..input()
+            },
+            problem,
+        );
+    }
     let absurd = EstimateInput {
         num_frames: usize::MAX,
         videos: usize::MAX,
@@ -343,7 +432,9 @@ fn bad_input_is_an_error_and_absurd_input_no_panic() {
         clip_skip: usize::MAX,
         bytes_per_value: usize::MAX,
         resident: true,
-        tiling: Some(4),
+        split_guidance: true,
+        tiling: tiles(64, 0.99),
+        slicing: true,
         ..input()
     };
     let found = estimate(&demo, &absurd).expect("estimated");

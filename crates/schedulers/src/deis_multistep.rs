@@ -85,8 +85,8 @@ impl<B: Backend> DEISMultistepScheduler<B> {
         most.min(self.space.history.len())
     }
 
-    /// The weights of the latest `order` predictions: the integral over this step of the polynomial in ln ρ that is 1 at one
-    /// of them and 0 at the others.
+    /// The weights of the latest `order` predictions beside a clean sample of weight 1: the integral over this step of the
+    /// polynomial in ln ρ that is 1 at one of them and 0 at the others.
     fn weights(&self, index: usize, order: usize) -> Vec<f64> {
         let (from, to) = (self.space.level(index), self.space.level(index + 1));
         let logs: Vec<f64> = (0..order)
@@ -107,7 +107,7 @@ impl<B: Backend> DEISMultistepScheduler<B> {
                     }
                 }
             };
-            to.alpha * (integral(to.rho) - integral(from.rho))
+            integral(to.rho) - integral(from.rho)
         };
         (0..order).map(weight).collect()
     }
@@ -156,8 +156,16 @@ impl<B: Backend> Scheduler<B> for DEISMultistepScheduler<B> {
         let noise = (x.clone() - original * level.alpha) / level.sigma;
         self.space.history.push(noise);
         let weights = self.weights(index, self.order_at(index));
-        let x = x * (next.alpha / level.alpha);
-        let next = self.space.history.add_weighted(x, &weights);
+        let history = &self.space.history;
+        // In diffusers' order of operations: near sigma 4096 (zero terminal SNR) the terms are a thousand times their sum,
+        // so that another rounding would show.
+        let next = match weights[..] {
+            [weight] => {
+                let x = x * (next.alpha / level.alpha);
+                history.add_weighted(x, &[next.alpha * weight])
+            }
+            _ => history.add_weighted(x / level.alpha, &weights) * next.alpha,
+        };
         self.space.advance();
         Ok(cast(next, dtype))
     }

@@ -25,6 +25,7 @@ mod sigma_space;
 mod sigmas;
 mod timesteps;
 mod unipc_multistep;
+mod vid2vid;
 
 pub use config::{BetaSchedule, FinalSigmasType, PredictionType, TimestepSpacing};
 pub use ddim::{DDIMScheduler, DDIMSchedulerConfig, DDIMSchedulerOutput};
@@ -49,3 +50,4 @@ pub use scheduler::{NoiseSource, Scheduler, StepArgs};
 pub use unipc_multistep::{
     UniPCMultistepScheduler, UniPCMultistepSchedulerConfig, UniPCSolverType,
 };
+pub use vid2vid::{Vid2VidScheduler, Vid2VidSolver};

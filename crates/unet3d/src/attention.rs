@@ -8,6 +8,8 @@ use i2vgen_kernels::{
     LayerNorm, Linear, Mask, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
 };
 
+use crate::backbone::repeated_to;
+
 /// Projected context of one cross-attention layer; constant over the denoising steps.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyValue<B: Backend> {
@@ -188,9 +190,15 @@ impl<B: Backend> BasicTransformerBlock<B> {
     /// Within each image, then to the context.
     ///
     /// # Shapes
-    /// `x [rows · frames, tokens, dim]` → the same
-    pub(crate) fn forward_spatial(&self, x: Tensor<B, 3>, context: &KeyValue<B>) -> Tensor<B, 3> {
+    /// `x [rows · frames, tokens, dim]` → `[images, tokens, dim]`
+    pub(crate) fn forward_spatial(
+        &self,
+        x: Tensor<B, 3>,
+        context: &KeyValue<B>,
+        images: usize,
+    ) -> Tensor<B, 3> {
         let x = self.attn1.forward_self(self.norm1.forward(x.clone())) + x;
+        let x = repeated_to(x, images);
         let x = self
             .attn2
             .forward_cross(self.norm2.forward(x.clone()), context)

@@ -8,24 +8,18 @@ use i2vgen_kernels::{Conv2d, silu};
 
 use crate::attention::KeyValue;
 
-/// Everything that the UNet derives from text, image and frame rate, made once by
-/// [`I2VGenXLUNet::prepare`](crate::I2VGenXLUNet::prepare).
+/// What a UNet derives from text.
 #[derive(Clone, Debug)]
-pub struct Conditioning<B: Backend> {
-    /// Embedding of the frame rate, `[1, time_dim]`.
-    pub(crate) fps: Tensor<B, 2>,
-    /// Image features to be concatenated to the noise, `[rows · frames, h, w, 4]`.
-    pub(crate) features: Tensor<B, 4>,
+pub struct TextConditioning<B: Backend> {
     /// Keys and values of every cross-attention, in forward order.
     pub(crate) contexts: Vec<KeyValue<B>>,
-    /// `[rows, frames, h, w]`
-    pub(crate) dims: [usize; 4],
+    pub(crate) rows: usize,
 }
 
-impl<B: Backend> Conditioning<B> {
+impl<B: Backend> TextConditioning<B> {
     /// How many rows it was prepared for.
     pub fn rows(&self) -> usize {
-        self.dims[0]
+        self.rows
     }
 
     /// That of `count` rows from `start` on, for running a part of what was prepared.
@@ -33,7 +27,7 @@ impl<B: Backend> Conditioning<B> {
     /// # Panics
     /// If there are not so many rows.
     pub fn narrow(&self, start: usize, count: usize) -> Self {
-        let [rows, frames, h, w] = self.dims;
+        let rows = self.rows;
         assert!(start + count <= rows, "{start}+{count} of {rows} rows");
         let narrow = |x: &Tensor<B, 3>| x.clone().narrow(0, start, count);
         let context = |kv: &KeyValue<B>| KeyValue {
@@ -41,13 +35,52 @@ impl<B: Backend> Conditioning<B> {
             value: narrow(&kv.value),
         };
         Self {
-            fps: self.fps.clone(),
-            features: self
-                .features
-                .clone()
-                .narrow(0, start * frames, count * frames),
             contexts: self.contexts.iter().map(context).collect(),
-            dims: [count, frames, h, w],
+            rows: count,
+        }
+    }
+}
+
+/// Everything that the UNet derives from text, image and frame rate, made once by
+/// [`I2VGenXLUNet::prepare`](crate::I2VGenXLUNet::prepare).
+#[derive(Clone, Debug)]
+pub struct Conditioning<B: Backend> {
+    /// Embedding of the frame rate, `[1, time_dim]`.
+    pub(crate) fps: Tensor<B, 2>,
+    /// Image features to be concatenated to the noise, `[pictures · frames, h, w, 4]`, where all rows `i`,
+    /// `i + pictures`, … share picture `i`.
+    pub(crate) features: Tensor<B, 4>,
+    pub(crate) text: TextConditioning<B>,
+    /// `[pictures, frames, h, w]`
+    pub(crate) dims: [usize; 4],
+}
+
+impl<B: Backend> Conditioning<B> {
+    /// How many rows it was prepared for.
+    pub fn rows(&self) -> usize {
+        self.text.rows
+    }
+
+    /// That of `count` rows from `start` on, for running a part of what was prepared.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    pub fn narrow(&self, start: usize, count: usize) -> Self {
+        let text = self.text.narrow(start, count);
+        let [pictures, frames, h, w] = self.dims;
+        let own = |row: usize| row % pictures * frames;
+        let (features, pictures) = if [start, count].iter().all(|n| n.is_multiple_of(pictures)) {
+            (self.features.clone(), pictures)
+        } else {
+            let rows =
+                (start..start + count).map(|row| self.features.clone().narrow(0, own(row), frames));
+            (Tensor::cat(rows.collect(), 0), count)
+        };
+        Self {
+            fps: self.fps.clone(),
+            features,
+            text,
+            dims: [pictures, frames, h, w],
         }
     }
 }

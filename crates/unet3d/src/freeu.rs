@@ -5,6 +5,8 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
+use crate::UNetError;
+
 /// Factors of one up block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FreeU {
@@ -15,6 +17,22 @@ pub(crate) struct FreeU {
 }
 
 impl FreeU {
+    /// Those of the first two up blocks; none if a factor is 0, which turns FreeU off.
+    pub(crate) fn blocks(
+        s1: f64,
+        s2: f64,
+        b1: f64,
+        b2: f64,
+    ) -> Result<Option<[Self; 2]>, UNetError> {
+        let factors = [s1, s2, b1, b2];
+        if factors.iter().any(|factor| !factor.is_finite()) {
+            return Err(UNetError::FreeU(factors));
+        }
+        let block = |skip, backbone| Self { backbone, skip };
+        let on = factors.iter().all(|factor| *factor != 0.0);
+        Ok(on.then(|| [block(s1, b1), block(s2, b2)]))
+    }
+
     /// What a layer concatenates: backbone and skip after FreeU.
     ///
     /// # Shapes

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, nearest_resize};
+use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, Padding, nearest_resize};
 
 /// Epsilon of the group norms in front of convolutions.
 pub(crate) const RESNET_NORM_EPS: f64 = 1e-5;
@@ -112,23 +112,41 @@ impl<B: Backend> TemporalConvLayer<B> {
     }
 }
 
+/// How levels change the size of images. MS-Vid2Vid-XL differs from all others (reference `refine.md` §3).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spatial {
+    /// Zero rows above and below, and columns on both sides, in front of a downsampling convolution; none is 1 and 1.
+    pub(crate) downsample_padding: Option<[usize; 2]>,
+    /// Rows that are dropped at the top and at the bottom after enlarging.
+    pub(crate) upsample_crop_rows: usize,
+}
+
 /// Halves height and width, rounding up.
 #[derive(Module, Debug)]
 pub(crate) struct Downsample2D<B: Backend> {
     conv: Conv2d<B>,
+    #[module(skip)]
+    padding: Padding,
 }
 
 impl<B: Backend> Downsample2D<B> {
-    pub(crate) fn new(channels: usize, device: &B::Device) -> Self {
+    pub(crate) fn new(channels: usize, spatial: Spatial, device: &B::Device) -> Self {
+        let [rows, columns] = spatial.downsample_padding.unwrap_or([1, 1]);
         Self {
             conv: Conv2d::new(channels, channels, 3, 2, 1, true, device),
+            padding: Padding {
+                top: rows,
+                left: columns,
+                bottom: rows,
+                right: columns,
+            },
         }
     }
 
     /// # Shapes
-    /// `[n, h, w, c]` → `[n, ⌈h/2⌉, ⌈w/2⌉, c]`
+    /// `[n, h, w, c]` → `[n, ⌈h/2⌉, ⌈w/2⌉, c]`, and more with more padding
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.conv.forward(x)
+        self.conv.forward_padded(x, self.padding)
     }
 }
 
@@ -136,12 +154,15 @@ impl<B: Backend> Downsample2D<B> {
 #[derive(Module, Debug)]
 pub(crate) struct Upsample2D<B: Backend> {
     conv: Conv2d<B>,
+    #[module(skip)]
+    crop_rows: usize,
 }
 
 impl<B: Backend> Upsample2D<B> {
-    pub(crate) fn new(channels: usize, device: &B::Device) -> Self {
+    pub(crate) fn new(channels: usize, spatial: Spatial, device: &B::Device) -> Self {
         Self {
             conv: Conv2d::new(channels, channels, 3, 1, 1, true, device),
+            crop_rows: spatial.upsample_crop_rows,
         }
     }
 
@@ -150,6 +171,12 @@ impl<B: Backend> Upsample2D<B> {
     /// # Shapes
     /// `[n, h, w, c]` → `[n, height, width, c]`
     pub(crate) fn forward(&self, x: Tensor<B, 4>, height: usize, width: usize) -> Tensor<B, 4> {
-        self.conv.forward(nearest_resize(x, height, width))
+        let crop = self.crop_rows;
+        let x = nearest_resize(x, height + 2 * crop, width);
+        let x = match crop {
+            0 => x,
+            crop => x.narrow(1, crop, height),
+        };
+        self.conv.forward(x)
     }
 }

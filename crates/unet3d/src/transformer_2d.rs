@@ -6,7 +6,10 @@ use burn::{
 };
 use i2vgen_kernels::{GroupNorm, Linear};
 
-use crate::attention::{BasicTransformerBlock, KeyValue};
+use crate::{
+    attention::{BasicTransformerBlock, KeyValue},
+    backbone::repeated_to,
+};
 
 /// Epsilon of the group norms in front of transformers (that of resnets is 1e-5).
 pub(crate) const TRANSFORMER_NORM_EPS: f64 = 1e-6;
@@ -39,17 +42,24 @@ impl<B: Backend> Transformer2DModel<B> {
         }
     }
 
+    /// `x` may have fewer images, which then all rows of the context share, copied when they first meet it.
+    ///
     /// # Shapes
-    /// `x [rows · frames, h, w, c]` → the same
-    pub(crate) fn forward(&self, x: Tensor<B, 4>, context: &KeyValue<B>) -> Tensor<B, 4> {
+    /// `x [rows · frames, h, w, c]` → `[images, h, w, c]`
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<B, 4>,
+        context: &KeyValue<B>,
+        images: usize,
+    ) -> Tensor<B, 4> {
         let [n, h, w, c] = x.dims();
         let mut y = self
             .proj_in
             .forward(self.norm.forward(x.clone()).reshape([n, h * w, c]));
         for block in &self.transformer_blocks {
-            y = block.forward_spatial(y, context);
+            y = block.forward_spatial(y, context, images);
         }
-        self.proj_out.forward(y).reshape([n, h, w, c]) + x
+        self.proj_out.forward(y).reshape([images, h, w, c]) + repeated_to(x, images)
     }
 
     /// Keys and values that the cross-attention takes from a context.

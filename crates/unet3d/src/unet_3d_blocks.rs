@@ -1,5 +1,7 @@
 //! The levels of the UNet (diffusers `models/unets/unet_3d_blocks.py`).
 
+use std::borrow::Cow;
+
 use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
@@ -7,8 +9,9 @@ use burn::{
 
 use crate::{
     attention::KeyValue,
+    backbone::{in_use, repeated_to},
     freeu::FreeU,
-    resnet::{Downsample2D, ResnetBlock2D, TemporalConvLayer, Upsample2D},
+    resnet::{Downsample2D, ResnetBlock2D, Spatial, TemporalConvLayer, Upsample2D},
     transformer_2d::Transformer2DModel,
     transformer_temporal::TransformerTemporalModel,
 };
@@ -19,11 +22,19 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub(crate) time: Tensor<B, 2>,
     /// Frames per row.
     pub(crate) frames: usize,
+    /// Rows of the text.
+    pub(crate) rows: usize,
+    /// See [`in_use`].
+    pub(crate) streamed: bool,
     /// Projected contexts of the cross-attentions that are still to come.
     pub(crate) contexts: std::slice::Iter<'a, KeyValue<B>>,
 }
 
 impl<B: Backend> Pass<'_, B> {
+    fn in_use<'m, M: Clone>(&self, layer: &'m M) -> Cow<'m, M> {
+        in_use(layer, self.streamed)
+    }
+
     /// Runs `f` on a view of the frames as videos, `[b, f, s, c]`.
     fn over_frames(
         &self,
@@ -35,7 +46,7 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     fn temporal_conv(&self, layer: &TemporalConvLayer<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.over_frames(x, |x| layer.forward(x))
+        self.over_frames(x, |x| self.in_use(layer).forward(x))
     }
 
     pub(crate) fn temporal(
@@ -43,7 +54,7 @@ impl<B: Backend> Pass<'_, B> {
         layer: &TransformerTemporalModel<B>,
         x: Tensor<B, 4>,
     ) -> Tensor<B, 4> {
-        self.over_frames(x, |x| layer.forward(x))
+        self.over_frames(x, |x| self.in_use(layer).forward(x))
     }
 
     /// The spatial and the temporal transformer of one layer.
@@ -57,7 +68,8 @@ impl<B: Backend> Pass<'_, B> {
             .contexts
             .next()
             .expect("forward has compared the number of contexts with the number of layers");
-        let x = spatial.forward(x, context);
+        let images = self.rows * self.frames;
+        let x = self.in_use(spatial).forward(x, context, images);
         self.temporal(temporal, x)
     }
 }
@@ -68,6 +80,7 @@ pub(crate) struct Widths {
     pub(crate) time: usize,
     pub(crate) context: usize,
     pub(crate) groups: usize,
+    pub(crate) spatial: Spatial,
 }
 
 impl Widths {
@@ -75,7 +88,12 @@ impl Widths {
         ResnetBlock2D::new(from, to, self.time, self.groups, device)
     }
 
-    fn spatial<B: Backend>(self, c: usize, head: usize, dev: &B::Device) -> Transformer2DModel<B> {
+    fn transformer<B: Backend>(
+        self,
+        c: usize,
+        head: usize,
+        dev: &B::Device,
+    ) -> Transformer2DModel<B> {
         Transformer2DModel::new(c, head, self.context, self.groups, dev)
     }
 
@@ -119,12 +137,14 @@ impl<B: Backend> DownBlock3D<B> {
             temp_convs: (0..layers)
                 .map(|_| TemporalConvLayer::new(output, widths.groups, device))
                 .collect(),
-            attentions: heads().map(|d| widths.spatial(output, d, device)).collect(),
+            attentions: heads()
+                .map(|d| widths.transformer(output, d, device))
+                .collect(),
             temp_attentions: heads()
                 .map(|d| widths.temporal(output, d, device))
                 .collect(),
             downsamplers: downsample
-                .then(|| Downsample2D::new(output, device))
+                .then(|| Downsample2D::new(output, widths.spatial, device))
                 .into_iter()
                 .collect(),
         }
@@ -138,7 +158,7 @@ impl<B: Backend> DownBlock3D<B> {
         skips: &mut Vec<Tensor<B, 4>>,
     ) -> Tensor<B, 4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, &pass.time);
+            x = pass.in_use(resnet).forward(x, &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -146,7 +166,7 @@ impl<B: Backend> DownBlock3D<B> {
             skips.push(x.clone());
         }
         for downsampler in &self.downsamplers {
-            x = downsampler.forward(x);
+            x = pass.in_use(downsampler).forward(x);
             skips.push(x.clone());
         }
         x
@@ -174,14 +194,14 @@ impl<B: Backend> MidBlock3D<B> {
         Self {
             resnets: vec![resnet(), resnet()],
             temp_convs: vec![conv(), conv()],
-            attentions: vec![widths.spatial(channels, head_dim, device)],
+            attentions: vec![widths.transformer(channels, head_dim, device)],
             temp_attentions: vec![widths.temporal(channels, head_dim, device)],
         }
     }
 
     pub(crate) fn forward(&self, mut x: Tensor<B, 4>, pass: &mut Pass<'_, B>) -> Tensor<B, 4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, &pass.time);
+            x = pass.in_use(resnet).forward(x, &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -238,12 +258,14 @@ impl<B: Backend> UpBlock3D<B> {
             temp_convs: (0..layers)
                 .map(|_| TemporalConvLayer::new(output, widths.groups, device))
                 .collect(),
-            attentions: heads().map(|d| widths.spatial(output, d, device)).collect(),
+            attentions: heads()
+                .map(|d| widths.transformer(output, d, device))
+                .collect(),
             temp_attentions: heads()
                 .map(|d| widths.temporal(output, d, device))
                 .collect(),
             upsamplers: upsample
-                .then(|| Upsample2D::new(output, device))
+                .then(|| Upsample2D::new(output, widths.spatial, device))
                 .into_iter()
                 .collect(),
         }
@@ -261,11 +283,14 @@ impl<B: Backend> UpBlock3D<B> {
             let skip = skips
                 .pop()
                 .expect("the up blocks have as many layers as the down blocks have pushed");
+            let skip = repeated_to(skip, x.dims()[0]);
             let both = match freeu {
                 Some(freeu) => freeu.apply(x, skip),
                 None => [x, skip],
             };
-            x = resnet.forward(Tensor::cat(both.into(), 3), &pass.time);
+            x = pass
+                .in_use(resnet)
+                .forward(Tensor::cat(both.into(), 3), &pass.time);
             x = pass.temporal_conv(&self.temp_convs[i], x);
             if let Some(attention) = self.attentions.get(i) {
                 x = pass.attend(attention, &self.temp_attentions[i], x);
@@ -273,7 +298,7 @@ impl<B: Backend> UpBlock3D<B> {
         }
         if let (Some(upsampler), Some(next)) = (self.upsamplers.first(), skips.last()) {
             let [_, height, width, _] = next.dims();
-            x = upsampler.forward(x, height, width);
+            x = pass.in_use(upsampler).forward(x, height, width);
         }
         x
     }

@@ -5,17 +5,17 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
-use i2vgen_kernels::{Conv2d, GroupNorm, silu};
+use i2vgen_kernels::{Conv2d, GroupNorm};
 
 use crate::{
     Conditioning, I2VGenXLUNetConfig, UNetError,
+    backbone::{Backbone, Blocks, repeated_to},
     conditioning::{ImageLatentsContextEmbedding, ImageLatentsProjIn},
     embeddings::{Mlp, TimestepEmbedding, sinusoid},
     freeu::FreeU,
-    resnet::RESNET_NORM_EPS,
-    transformer_2d::Transformer2DModel,
+    resnet::{RESNET_NORM_EPS, Spatial},
     transformer_temporal::{I2VGenXLTransformerTemporalEncoder, TransformerTemporalModel},
-    unet_3d_blocks::{DownBlock3D, MidBlock3D, Pass, UpBlock3D, UpChannels, Widths},
+    unet_3d_blocks::{DownBlock3D, MidBlock3D, UpBlock3D},
 };
 
 /// The denoiser of I2VGen-XL (diffusers `models/unets/unet_i2vgen_xl.py`).
@@ -40,10 +40,10 @@ pub struct I2VGenXLUNet<B: Backend> {
     /// Of the first two up blocks.
     #[module(skip)]
     freeu: Option<[FreeU; 2]>,
+    /// Whether layers are read from disk each time that they are used.
+    #[module(skip)]
+    streamed: bool,
 }
-
-/// Heads of the transformer in front of the first level, whatever the config says.
-const TRANSFORMER_IN_HEADS: usize = 8;
 
 impl<B: Backend> I2VGenXLUNet<B> {
     /// A module with random weights, initialised when first used.
@@ -54,56 +54,15 @@ impl<B: Backend> I2VGenXLUNet<B> {
         config.check()?;
         let I2VGenXLUNetConfig {
             in_channels,
-            layers_per_block,
             norm_num_groups: groups,
             cross_attention_dim: context,
             ..
         } = config;
-        let channels = &config.block_out_channels;
-        let time = config.time_embed_dim();
-        let widths = Widths {
-            time,
-            context,
-            groups,
-        };
-        let head_dims = config.head_dims();
-        let last = channels.len() - 1;
-        let down_blocks = (0..=last).map(|i| {
-            let head_dim =
-                (config.down_block_types[i] == "CrossAttnDownBlock3D").then_some(head_dims[i]);
-            let input = channels[i.saturating_sub(1)];
-            let layers = layers_per_block;
-            DownBlock3D::new(
-                input,
-                channels[i],
-                layers,
-                head_dim,
-                i < last,
-                widths,
-                device,
-            )
-        });
-        let up_blocks = (0..=last).map(|i| {
-            let level = last - i;
-            let head_dim =
-                (config.up_block_types[i] == "CrossAttnUpBlock3D").then_some(head_dims[level]);
-            let around = UpChannels {
-                previous: channels[last.min(level + 1)],
-                output: channels[level],
-                next: channels[level.saturating_sub(1)],
-            };
-            let layers = layers_per_block + 1;
-            UpBlock3D::new(around, layers, head_dim, i < last, widths, device)
-        });
+        let (first, time) = (config.block_out_channels[0], config.time_embed_dim());
+        let blocks = Blocks::new(&config.levels(), Spatial::default(), device);
         Ok(Self {
-            conv_in: Conv2d::new(2 * in_channels, channels[0], 3, 1, 1, true, device),
-            transformer_in: TransformerTemporalModel::new(
-                channels[0],
-                TRANSFORMER_IN_HEADS,
-                head_dims[0],
-                groups,
-                device,
-            ),
+            conv_in: Conv2d::new(2 * in_channels, first, 3, 1, 1, true, device),
+            transformer_in: blocks.transformer_in,
             image_latents_proj_in: ImageLatentsProjIn::new(in_channels, device),
             image_latents_temporal_encoder: I2VGenXLTransformerTemporalEncoder::new(
                 in_channels,
@@ -114,16 +73,17 @@ impl<B: Backend> I2VGenXLUNet<B> {
                 context,
                 device,
             ),
-            time_embedding: TimestepEmbedding::new(channels[0], time, device),
+            time_embedding: TimestepEmbedding::new(first, time, device),
             context_embedding: Mlp::new(context, time, context * in_channels, device),
-            fps_embedding: Mlp::new(channels[0], time, time, device),
-            down_blocks: down_blocks.collect(),
-            mid_block: MidBlock3D::new(channels[last], head_dims[last], widths, device),
-            up_blocks: up_blocks.collect(),
-            conv_norm_out: GroupNorm::new(groups, channels[0], RESNET_NORM_EPS, device),
-            conv_out: Conv2d::new(channels[0], config.out_channels, 3, 1, 1, true, device),
+            fps_embedding: Mlp::new(first, time, time, device),
+            down_blocks: blocks.down_blocks,
+            mid_block: blocks.mid_block,
+            up_blocks: blocks.up_blocks,
+            conv_norm_out: GroupNorm::new(groups, first, RESNET_NORM_EPS, device),
+            conv_out: Conv2d::new(first, config.out_channels, 3, 1, 1, true, device),
             config,
             freeu: None,
+            streamed: false,
         })
     }
 
@@ -145,13 +105,40 @@ impl<B: Backend> I2VGenXLUNet<B> {
         dtype: DType,
         device: &B::Device,
     ) -> Result<Self, UNetError> {
+        Self::load(folder, variant, dtype, false, device)
+    }
+
+    /// Opens a `unet` folder whose layers are read each time that they are used: one of them is in memory at a time, at the
+    /// cost of reading the file once per forward pass. The numbers are the same.
+    ///
+    /// # Errors
+    /// As [`Self::from_pretrained`].
+    pub fn from_folder_streamed(
+        folder: &Folder,
+        variant: Option<&str>,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Result<Self, UNetError> {
+        Self::load(folder, variant, dtype, true, device)
+    }
+
+    fn load(
+        folder: &Folder,
+        variant: Option<&str>,
+        dtype: DType,
+        streamed: bool,
+        device: &B::Device,
+    ) -> Result<Self, UNetError> {
         let model = Self::new(folder.read_json("config.json")?, device)?;
         let weights = Weights::open(folder, Stem::Diffusers, variant)?;
         let options = LoadOptions {
             dtype,
+            lazy: streamed,
             ..Default::default()
         };
-        Ok(load_module(model, &weights, &options)?)
+        let mut model = load_module(model, &weights, &options)?;
+        model.streamed = streamed;
+        Ok(model)
     }
 
     /// Writes `config.json` and the weights to an existing folder.
@@ -175,7 +162,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation.
+    /// What the weights are in, and so the computation; inputs are converted.
     pub fn dtype(&self) -> DType {
         self.conv_in.weight.val().dtype()
     }
@@ -189,13 +176,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
     /// # Errors
     /// If a factor is not a finite number.
     pub fn enable_freeu(&mut self, s1: f64, s2: f64, b1: f64, b2: f64) -> Result<(), UNetError> {
-        let factors = [s1, s2, b1, b2];
-        if factors.iter().any(|factor| !factor.is_finite()) {
-            return Err(UNetError::FreeU(factors));
-        }
-        let block = |skip, backbone| FreeU { backbone, skip };
-        let on = factors.iter().all(|factor| *factor != 0.0);
-        self.freeu = on.then(|| [block(s1, b1), block(s2, b2)]);
+        self.freeu = FreeU::blocks(s1, s2, b1, b2)?;
         Ok(())
     }
 
@@ -212,7 +193,8 @@ impl<B: Backend> I2VGenXLUNet<B> {
     ///
     /// # Shapes
     /// `text [rows, tokens, cross_attention_dim]`, `image_embeddings [rows, 1, cross_attention_dim]`,
-    /// `image_latents [rows, 4, frames, h, w]`
+    /// `image_latents [pictures, 4, frames, h, w]`, where `pictures` divides `rows` and all rows `i`, `i + pictures`, … have
+    /// picture `i`: with guidance, give it once.
     ///
     /// # Errors
     /// If a tensor has another shape.
@@ -225,20 +207,20 @@ impl<B: Backend> I2VGenXLUNet<B> {
         concat_gain: f64,
     ) -> Result<Conditioning<B>, UNetError> {
         let width = self.config.cross_attention_dim;
-        let [rows, channels, frames, h, w] = image_latents.dims();
-        if channels != self.config.in_channels || rows * frames * h * w == 0 {
+        let [pictures, channels, frames, h, w] = image_latents.dims();
+        if channels != self.config.in_channels || pictures * frames * h * w == 0 {
             return Err(UNetError::Shape {
                 name: "image_latents",
                 found: image_latents.dims().to_vec(),
-                expected: format!("[rows, {}, frames, h, w]", self.config.in_channels),
+                expected: format!("[pictures, {}, frames, h, w]", self.config.in_channels),
             });
         }
-        let [text_rows, tokens, text_width] = text.dims();
-        if text_rows != rows || tokens == 0 || text_width != width {
+        let [rows, tokens, text_width] = text.dims();
+        if !rows.is_multiple_of(pictures) || rows * tokens == 0 || text_width != width {
             return Err(UNetError::Shape {
                 name: "text",
                 found: text.dims().to_vec(),
-                expected: format!("[{rows}, tokens, {width}]"),
+                expected: format!("[a multiple of {pictures}, tokens, {width}]"),
             });
         }
         if image_embeddings.dims() != [rows, 1, width] {
@@ -249,47 +231,50 @@ impl<B: Backend> I2VGenXLUNet<B> {
             });
         }
         let device = text.device();
-        let dtype = text.dtype();
+        let dtype = self.dtype();
+        let text = text.cast(dtype);
 
         let sinusoid = sinusoid(fps, self.config.block_out_channels[0], dtype, &device);
         let fps = self.fps_embedding.forward(sinusoid);
 
-        let images = image_latents.permute([0, 2, 3, 4, 1]);
+        let images = image_latents.cast(dtype).permute([0, 2, 3, 4, 1]);
         let first = images
             .clone()
             .narrow(1, 0, 1)
-            .reshape([rows, h, w, channels]);
+            .reshape([pictures, h, w, channels]);
         let local = self.image_latents_context_embedding.forward(first);
+        let local = repeated_to(local, rows);
         let global = self
             .context_embedding
-            .forward(image_embeddings)
+            .forward(image_embeddings.cast(dtype))
             .reshape([rows, channels, width]);
         let context = Tensor::cat(vec![text, local, global], 1);
-        let contexts = self
-            .spatial_transformers()
-            .map(|transformer| transformer.project(&context))
-            .collect();
+        let text = self.backbone().project(&context);
 
         let features = self
             .image_latents_proj_in
-            .forward(images.reshape([rows * frames, h, w, channels]))
-            .reshape([rows, frames, h * w, channels]);
+            .forward(images.reshape([pictures * frames, h, w, channels]))
+            .reshape([pictures, frames, h * w, channels]);
         let features = self
             .image_latents_temporal_encoder
             .forward(features)
-            .reshape([rows * frames, h, w, channels]);
+            .reshape([pictures * frames, h, w, channels]);
         Ok(Conditioning {
             fps,
             features: features * concat_gain,
-            contexts,
-            dims: [rows, frames, h, w],
+            text,
+            dims: [pictures, frames, h, w],
         })
     }
 
     /// What the noise prediction is for `latents` at `timestep`, under a conditioning from [`Self::prepare`].
     ///
+    /// With fewer `latents` than rows of text the rows `i`, `i + videos`, … share those of video `i`, as the two halves of
+    /// guidance do; what does not depend on the text is then computed once.
+    ///
     /// # Shapes
-    /// `latents [rows, 4, frames, h, w]` → the same
+    /// `latents [videos, 4, frames, h, w]`, as many as pictures or as rows were prepared → `[rows, 4, frames, h, w]`, in the
+    /// model's dtype
     ///
     /// # Errors
     /// If the latents' shape is not the one that was prepared.
@@ -299,51 +284,43 @@ impl<B: Backend> I2VGenXLUNet<B> {
         timestep: f64,
         conditioning: &Conditioning<B>,
     ) -> Result<Tensor<B, 5>, UNetError> {
-        let [rows, frames, h, w] = conditioning.dims;
-        let channels = self.config.in_channels;
-        if latents.dims() != [rows, channels, frames, h, w] {
+        let [pictures, frames, h, w] = conditioning.dims;
+        let (rows, channels) = (conditioning.rows(), self.config.in_channels);
+        let [videos, ..] = latents.dims();
+        let expected = [videos, channels, frames, h, w];
+        if latents.dims() != expected || videos != pictures && videos != rows {
             return Err(UNetError::Shape {
                 name: "latents",
                 found: latents.dims().to_vec(),
-                expected: format!("{:?}, as prepared", [rows, channels, frames, h, w]),
+                expected: format!(
+                    "[{pictures} or {rows}, {channels}, {frames}, {h}, {w}], as prepared"
+                ),
             });
         }
-        if conditioning.contexts.len() != self.spatial_transformers().count() {
-            return Err(UNetError::ForeignConditioning);
-        }
-        let (device, dtype) = (latents.device(), latents.dtype());
+        let (device, dtype) = (latents.device(), self.dtype());
         let sinusoid = sinusoid(timestep, self.config.block_out_channels[0], dtype, &device);
         let time = self.time_embedding.forward(sinusoid) + conditioning.fps.clone();
-        let mut pass = Pass {
-            time: silu(time),
-            frames,
-            contexts: conditioning.contexts.iter(),
-        };
-
-        let x = latents
-            .permute([0, 2, 3, 4, 1])
-            .reshape([rows * frames, h, w, channels]);
-        let x = Tensor::cat(vec![x, conditioning.features.clone()], 3);
-        let x = self.conv_in.forward(x);
-        let mut x = pass.temporal(&self.transformer_in, x);
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, &mut pass, &mut skips);
-        }
-        x = self.mid_block.forward(x, &mut pass);
-        for (i, block) in self.up_blocks.iter().enumerate() {
-            let freeu = self.freeu.and_then(|blocks| blocks.get(i).copied());
-            x = block.forward(x, &mut pass, &mut skips, freeu);
-        }
-        let x = self.conv_out.forward(self.conv_norm_out.forward_silu(x));
-        Ok(x.reshape([rows, frames, h, w, self.config.out_channels])
-            .permute([0, 4, 1, 2, 3]))
+        let x =
+            latents
+                .cast(dtype)
+                .permute([0, 2, 3, 4, 1])
+                .reshape([videos * frames, h, w, channels]);
+        let features = repeated_to(conditioning.features.clone(), videos * frames);
+        let x = Tensor::cat(vec![x, features], 3);
+        self.backbone().forward(x, time, frames, &conditioning.text)
     }
 
-    /// Those with cross-attention, in forward order.
-    fn spatial_transformers(&self) -> impl Iterator<Item = &Transformer2DModel<B>> {
-        let down = self.down_blocks.iter().flat_map(|b| &b.attentions);
-        let up = self.up_blocks.iter().flat_map(|b| &b.attentions);
-        down.chain(&self.mid_block.attentions).chain(up)
+    fn backbone(&self) -> Backbone<'_, B> {
+        Backbone {
+            conv_in: &self.conv_in,
+            transformer_in: &self.transformer_in,
+            down_blocks: &self.down_blocks,
+            mid_block: &self.mid_block,
+            up_blocks: &self.up_blocks,
+            conv_norm_out: &self.conv_norm_out,
+            conv_out: &self.conv_out,
+            freeu: self.freeu,
+            streamed: self.streamed,
+        }
     }
 }

@@ -78,6 +78,7 @@ impl<B: Backend> AutoencoderKL<B> {
             &LoadOptions {
                 dtype,
                 rename: &current_name,
+                ..Default::default()
             },
         )?)
     }
@@ -104,6 +105,11 @@ impl<B: Backend> AutoencoderKL<B> {
             config: &self.config,
         };
         Ok(write_json(&path.join("config.json"), &saved)?)
+    }
+
+    /// What the weights are in, and so the computation; inputs are converted.
+    pub fn dtype(&self) -> DType {
+        self.decoder.dtype()
     }
 
     /// Encodes and decodes the images of a batch one after the other: less memory, the same numbers.
@@ -202,7 +208,7 @@ impl<B: Backend> AutoencoderKL<B> {
         scale: Scale,
         f: impl Fn(Tensor<B, 4>) -> Tensor<B, 4>,
     ) -> Tensor<B, 4> {
-        let x = x.permute([0, 2, 3, 1]);
+        let x = x.cast(self.dtype()).permute([0, 2, 3, 1]);
         let [images, height, width, _] = x.dims();
         let tiles = self
             .tiles

@@ -1,4 +1,5 @@
 use burn::tensor::{Tensor, backend::Backend};
+use i2vgen_kernels::widened;
 
 /// The encoder's output: an independent normal distribution for every latent.
 #[derive(Clone, Debug)]
@@ -10,9 +11,9 @@ pub struct DiagonalGaussianDistribution<B: Backend> {
 }
 
 impl<B: Backend> DiagonalGaussianDistribution<B> {
-    /// From the encoder's moments `[n, 2·latent, h, w]`.
+    /// From the encoder's moments `[n, 2·latent, h, w]`; in f32 also of an encoder in half precision.
     pub(crate) fn new(moments: Tensor<B, 4>) -> Self {
-        let mut halves = moments.chunk(2, 1).into_iter();
+        let mut halves = widened(moments).chunk(2, 1).into_iter();
         let (mean, logvar) = (halves.next(), halves.next());
         let mean = mean.expect("moments have an even number of channels");
         let logvar = logvar.unwrap_or_else(|| mean.zeros_like());

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Tensor, backend::Backend},
+    tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_kernels::{Conv2d, GroupNorm};
 
@@ -61,6 +61,10 @@ pub(crate) struct Decoder<B: Backend> {
 }
 
 impl<B: Backend> Decoder<B> {
+    pub(crate) fn dtype(&self) -> DType {
+        self.conv_in.weight.val().dtype()
+    }
+
     pub(crate) fn new(config: &AutoencoderKLConfig, device: &B::Device) -> Self {
         let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let (groups, layers) = (config.norm_num_groups, config.layers_per_block + 1);

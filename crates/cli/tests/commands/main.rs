@@ -7,10 +7,13 @@ mod batch;
 mod config;
 mod continuation;
 mod devices;
+mod download;
+mod download_failures;
 mod inputs;
 mod lora;
 mod outputs;
 mod pull;
+mod refine;
 mod repeat;
 mod sampling;
 mod usage;
@@ -46,6 +49,8 @@ fn program(folder: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(folder)
         .env("XDG_CONFIG_HOME", folder.join("no-config"))
+        // A layer of Mesa's that complains on stderr where there is no display.
+        .env("NODEVICE_SELECT", "1")
         .output()
         .expect("the program starts")
 }

@@ -5,7 +5,7 @@ use i2vgen_pipeline::{Container, read_metadata};
 use crate::{
     bad, bytes,
     common::{MODEL, names, temporary},
-    json, ok, program, run,
+    json, ok, program, run, text,
 };
 
 const RUN: [&str; 8] = [
@@ -103,34 +103,96 @@ fn an_estimate_makes_nothing() {
     assert!(names(path).is_empty());
 }
 
+/// More than any machine has. That the text encoder has fewer layers is noticed later, before any work.
+const HUGE: [&str; 20] = [
+    "generate",
+    "--model",
+    MODEL,
+    "--image",
+    "image.png",
+    "--prompt",
+    "a",
+    "--height",
+    "16384",
+    "--width",
+    "16384",
+    "--num-frames",
+    "1000",
+    "--num-videos-per-prompt",
+    "100",
+    "--clip-skip",
+    "99",
+    "--output",
+    "a.gif",
+    "--quiet",
+];
+
 #[test]
 fn what_cannot_fit_is_refused() {
     let folder = temporary();
     let path = folder.path();
     crate::picture(path);
     let before = names(path);
-    let huge = [
-        "generate",
-        "--quiet",
-        "--model",
-        MODEL,
-        "--image",
-        "image.png",
-        "--prompt",
-        "a",
-        "--height",
-        "16384",
-        "--width",
-        "16384",
-        "--num-frames",
-        "1000",
-        "--num-videos-per-prompt",
-        "100",
-        "--output",
-        "a.gif",
-    ];
     if i2vgen_pipeline::available_memory().is_some() {
-        bad(&program(path, &huge), "memory");
+        let output = program(path, &HUGE);
+        bad(&output, "of memory");
+        bad(&output, "--allow-oversize");
         assert_eq!(names(path), before);
     }
+}
+
+#[test]
+fn who_insists_is_warned() {
+    if i2vgen_pipeline::available_memory().is_none() {
+        return;
+    }
+    let folder = temporary();
+    let path = folder.path();
+    crate::picture(path);
+    bad(
+        &program(path, &[&HUGE[..], &["--allow-oversize"]].concat()),
+        "--clip-skip",
+    );
+    let loud = &HUGE[..HUGE.len() - 1];
+    let said = text(&program(path, &[loud, &["--allow-oversize"]].concat()));
+    let warnings: Vec<_> = said.lines().filter(|l| l.starts_with("warning")).collect();
+    assert!(
+        matches!(warnings[..], [one] if one.contains("of memory")),
+        "{said}"
+    );
+    assert!(said.contains("--clip-skip"), "{said}");
+
+    std::fs::write(path.join("c.toml"), "allow_oversize = true").expect("written");
+    let config = ["--config", "c.toml"];
+    bad(
+        &program(path, &[&HUGE[..], &config].concat()),
+        "--clip-skip",
+    );
+    let taken_back = ["--config", "c.toml", "--allow-oversize=false"];
+    bad(
+        &program(path, &[&HUGE[..], &taken_back].concat()),
+        "of memory",
+    );
+
+    let job = r#"{"image": "image.png", "prompt": "a", "height": 16384, "width": 16384, "num_frames": 1000,
+        "num_videos_per_prompt": 100, "clip_skip": 99, "output": "a.gif""#;
+    let job = job.replace('\n', " ");
+    for (insists, says) in [("false", "of memory"), ("true", "--clip-skip")] {
+        let line = format!("{job}, \"allow_oversize\": {insists}}}");
+        std::fs::write(path.join("jobs.jsonl"), line).expect("written");
+        let output = program(path, &["batch", "jobs.jsonl", "--quiet", "--model", MODEL]);
+        assert!(!output.status.success());
+        assert!(text(&output).contains(says), "{}", text(&output));
+    }
+}
+
+#[test]
+fn insisting_is_not_recorded() {
+    let folder = temporary();
+    let path = folder.path();
+    let more = ["--allow-oversize", "--output", "a.safetensors"];
+    ok(&run(path, &[&RUN[..], &more].concat()));
+    let sidecar = json(&path.join("a.safetensors.json"));
+    assert_eq!(sidecar["arguments"]["seed"][0], 1);
+    assert_eq!(sidecar["arguments"].get("allow_oversize"), None);
 }

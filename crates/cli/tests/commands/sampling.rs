@@ -42,6 +42,8 @@ fn every_choice_changes_the_video_and_is_repeated() {
         &["--scheduler", "Euler-Ancestral"],
         &["--scheduler", "HeunDiscreteScheduler"],
         &["--freeu", "0.9,0.2,1.4,1.6"],
+        &["--dtype", "f16"],
+        &["--dtype", "bf16"],
         &["--vae-tile-size", "16"],
         &[
             "--vae-tiling",
@@ -133,4 +135,43 @@ fn previews() {
     );
     let preview = image::open(path.join("a.gif.step-0002.png")).expect("a PNG");
     assert_eq!((preview.width(), preview.height()), (32, 32));
+}
+
+#[test]
+fn less_memory_the_same_video() {
+    let folder = temporary();
+    let path = folder.path();
+    let frames = |name: &str, more: &[&str]| -> Vec<f32> {
+        ok(&run(path, &[&RUN[..], &["--output", name], more].concat()));
+        let bytes = bytes(&path.join(name));
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let data = file.tensor("frames").expect("frames").data().to_vec();
+        let (words, _) = data.as_chunks::<4>();
+        words.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let normal = frames("normal.safetensors", &[]);
+    let low = frames("low.safetensors", &["--memory", "low"]);
+    let min = frames("min.safetensors", &["--memory", "min"]);
+    assert_eq!(low, min);
+    let off = normal.iter().zip(&low).map(|(a, b)| (a - b).abs());
+    assert!(off.fold(0f32, f32::max) < 1e-5);
+    let arguments = |name: &str| crate::json(&path.join(name))["arguments"].clone();
+    let min = arguments("min.safetensors.json");
+    assert_eq!(min["memory"], "min");
+    assert_eq!(
+        [&min["stream_unet"], &min["split_guidance"]].map(|v| v == true),
+        [true, true]
+    );
+    // A repeated run may be told otherwise; a single choice counts more than the preset.
+    let again = &["--from", "normal.safetensors.json", "--memory", "min"];
+    let one = &["--split-guidance=false", "--output", "again.safetensors"];
+    ok(&program(
+        path,
+        &[&["generate", "--quiet"], &again[..], one].concat(),
+    ));
+    let again = arguments("again.safetensors.json");
+    assert_eq!(
+        [&again["stream_unet"], &again["split_guidance"]].map(|v| v == true),
+        [true, false]
+    );
 }

@@ -27,7 +27,7 @@ fn command_lines_that_cannot_be_read() {
                 "--threads",
                 "0",
                 "--image",
-                "x",
+                "image.png",
                 "--prompt",
                 "a",
                 "--output",

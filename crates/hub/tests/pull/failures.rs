@@ -1,11 +1,9 @@
 use std::{fs, time::Duration};
 
 use i2vgen_hub::{HubError, HubOptions};
+use i2vgen_tests::hub_server::{COMMIT, Fault, sha256};
 
-use crate::{
-    Place, UNET, content, model, plain_files,
-    server::{COMMIT, Fault, sha256},
-};
+use crate::{Place, UNET, content, model, plain_files};
 
 fn range(from: usize) -> Option<String> {
     Some(format!("bytes={from}-"))
@@ -187,6 +185,7 @@ fn lies_about_sizes() {
             .join("vae/config.json")
             .exists()
     );
+    assert_eq!(place.incomplete(), [""; 0], "nobody can continue it");
 }
 
 #[test]
@@ -285,6 +284,17 @@ fn names_and_words_that_cannot_be() {
         let mut options = place.options();
         change(&mut options);
         assert!(place.refused(options).contains("is not a valid"));
+    }
+    for token in ["s3cret\n2", "s3 cret", "s3crét"] {
+        let options = HubOptions {
+            token: Some(token.into()),
+            ..place.options()
+        };
+        let error = place.refused(options);
+        assert!(
+            error.contains("HF_TOKEN") && !error.contains("s3"),
+            "{error}"
+        );
     }
     let result = i2vgen_hub::pull("../x", &place.options(), &mut |_| {});
     assert!(result.unwrap_err().to_string().contains("model name"));

@@ -2,7 +2,6 @@
 
 mod failures;
 mod processes;
-mod server;
 mod success;
 
 use std::{
@@ -13,7 +12,7 @@ use std::{
 };
 
 use i2vgen_hub::{HubError, HubOptions, Progress, pull};
-use server::{ID, Server};
+use i2vgen_tests::hub_server::{ID, Server};
 use tempfile::TempDir;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";

@@ -9,11 +9,9 @@ use std::{
 };
 
 use i2vgen_hub::HubOptions;
+use i2vgen_tests::hub_server::{Fault, ID, isolate, sha256};
 
-use crate::{
-    Place, UNET, content, model, plain_files,
-    server::{Fault, ID, sha256},
-};
+use crate::{Place, UNET, content, model, plain_files};
 
 const ROLE: &str = "I2VGEN_HUB_TEST_CHILD";
 
@@ -36,16 +34,8 @@ fn command(place: &Place) -> Command {
         "--nocapture",
         "--test-threads=1",
     ]);
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy().to_uppercase();
-        if text.starts_with("HF_") || text.starts_with("HUGGING") || text.ends_with("_PROXY") {
-            command.env_remove(name);
-        }
-    }
-    command
+    isolate(&mut command, &place.server.endpoint(), place.cache.path())
         .env(ROLE, "1")
-        .env("HF_ENDPOINT", place.server.endpoint())
-        .env("HF_HOME", place.cache.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command

@@ -1,12 +1,9 @@
 use std::fs;
 
 use i2vgen_hub::HubOptions;
+use i2vgen_tests::hub_server::{COMMIT, Request, etag, is_large, nobody, sha256};
 
-use crate::{
-    MODEL_INDEX, Place, UNET, UNET_FP16, content, model, plain_files,
-    server::{COMMIT, etag, is_large, sha256},
-    tree,
-};
+use crate::{MODEL_INDEX, Place, UNET, UNET_FP16, content, model, plain_files, tree};
 
 #[test]
 fn only_what_is_needed_in_the_standard_layout() {
@@ -187,11 +184,7 @@ fn a_server_that_is_down_does_not_matter_to_who_has_everything() {
     let place = Place::new();
     let folder = place.pull().unwrap();
     let nobody = HubOptions {
-        // A port that nobody listens on: it was free a moment ago.
-        endpoint: Some({
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            format!("http://{}", listener.local_addr().unwrap())
-        }),
+        endpoint: Some(nobody()),
         ..place.options()
     };
     let (result, events) = place.events(nobody.clone());
@@ -239,6 +232,6 @@ fn equal_files_share_a_blob_and_sizes_may_be_unlisted() {
     let folder = place.pull().unwrap();
     place.check(&folder, &plain_files());
     let requests = place.server.requests();
-    let weights = |r: &&crate::server::Request| r.storage && r.path.contains("diffusion_pytorch");
+    let weights = |r: &&Request| r.storage && r.path.contains("diffusion_pytorch");
     assert_eq!(requests.iter().filter(weights).count(), 1);
 }

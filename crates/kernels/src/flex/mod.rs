@@ -1,18 +1,20 @@
 //! Hand-written kernels for burn's CPU backend.
 //!
 //! A `try_*` function takes a generic tensor, and if its backend is `Flex` and its dtype f32 runs the kernel; otherwise
-//! it hands the tensor back and the caller composes burn operations. The kernels see plain slices. They split work in
+//! it hands the tensor back and the caller composes burn operations. `in_f32` does the same for half precision. The kernels see plain slices. They split work in
 //! parts of fixed size, so results do not depend on the number of threads.
 
 pub(crate) mod activation;
 mod attention;
 mod conv;
 mod gemm;
+mod half;
 mod linear;
 mod math;
 mod norm;
 mod resize;
 
+pub(crate) use self::half::{in_f32, widen};
 pub(crate) use activation::{try_geglu, try_unary};
 pub(crate) use attention::{try_attention, try_frame_attention};
 pub(crate) use conv::{try_conv2d, try_frame_conv};

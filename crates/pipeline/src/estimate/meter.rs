@@ -35,14 +35,16 @@ pub(super) type Classes = [f64; 2];
 pub(super) struct Meter {
     /// Values of all weights.
     pub(super) parameters: Classes,
-    /// Values of the largest weight, which exists more than once while it is loaded.
-    pub(super) largest: f64,
+    /// Most values while the weights are loaded in this order.
+    pub(super) loading: f64,
     /// Two per multiply-add of convolutions, linear layers and attention; what goes element by element is not counted.
     pub(super) flops: f64,
     /// Values that are alive …
     live: Classes,
-    /// … and the most that were at once, of each class at its own moment.
-    pub(super) peaks: Classes,
+    /// … and those that were when they were most.
+    pub(super) most: Classes,
+    /// Most values of small tensors, which may have been at another moment.
+    pub(super) most_small: f64,
 }
 
 /// Larger tensors get pages of their own from the system (glibc's largest threshold for that, 32 MiB, in f32).
@@ -50,8 +52,15 @@ const LARGE: f64 = (8 << 20) as f64;
 
 /// Patches that a convolution of `kernels` builds at once, in values.
 const PATCH_BUDGET: f64 = (2 << 20) as f64;
+/// While a weight is read, it is there as often besides itself: in the file's format and being converted.
+const LOAD_COPIES: f64 = 1.5;
 /// Hidden values of a feed-forward layer of `unet3d` that exist at once.
 const HIDDEN_BUDGET: f64 = (16 << 20) as f64;
+
+/// Of both classes.
+pub(super) fn total(values: Classes) -> f64 {
+    values.iter().sum()
+}
 
 fn class(values: f64) -> usize {
     usize::from(values > LARGE)
@@ -72,19 +81,53 @@ impl Meter {
     fn change(&mut self, values: f64, count: f64) {
         let class = class(values);
         self.live[class] += count * values;
-        self.peaks[class] = self.peaks[class].max(self.live[class]);
+        self.reached(self.live);
+    }
+
+    /// So much was alive at once.
+    fn reached(&mut self, live: Classes) {
+        self.most_small = self.most_small.max(live[0]);
+        if total(live) > total(self.most) {
+            self.most = live;
+        }
     }
 
     /// A weight.
     pub(super) fn own(&mut self, values: f64) {
         self.parameters[class(values)] += values;
-        self.largest = self.largest.max(values);
+        let now = total(self.parameters) + LOAD_COPIES * values;
+        self.loading = self.loading.max(now);
     }
 
     /// Values that exist only during an operation.
     fn scratch(&mut self, values: f64) {
         self.change(values, 1.0);
         self.change(values, -1.0);
+    }
+
+    /// Counts `part`, which frees everything, as often as it is run: its weights once.
+    pub(super) fn add_part(&mut self, part: Self, times: f64) {
+        self.flops += part.flops * times;
+        self.parameters = part.parameters;
+        self.loading = part.loading;
+        self.reached([part.most_small, 0.0]);
+        self.reached(part.most);
+    }
+
+    /// Results of parts, which are kept while other parts run until they make up the `whole`. `also` is kept, too.
+    pub(super) fn join(&mut self, also: f64, whole: f64) {
+        let class = class(whole);
+        self.most[class] += also + whole;
+        self.reached(self.most);
+        let mut joined = [0.0; 2];
+        joined[class] = also + 2.0 * whole;
+        self.reached(joined);
+    }
+
+    /// What was counted for one image is done for so many, one after the other, each of which gives `values`.
+    pub(super) fn repeat(&mut self, images: f64, values: f64) {
+        self.flops *= images;
+        self.join(0.0, images * values);
     }
 
     pub(super) fn norm(&mut self, x: Map) -> Map {

@@ -16,6 +16,8 @@ const TRANSFORMER_IN_HEADS: f64 = 8.0;
 pub(super) struct Size {
     /// Videos, twice as many with guidance.
     pub(super) rows: f64,
+    /// Passes of a model evaluation, among which the rows are split.
+    pub(super) passes: f64,
     pub(super) frames: f64,
     /// Height and width in latents.
     pub(super) latents: [usize; 2],
@@ -103,9 +105,14 @@ impl Walk {
         let heads: Vec<f64> = config.head_dims().iter().map(|d| *d as f64).collect();
         let layers = config.layers_per_block;
         let last = widths.len() - 1;
-        let images = self.size.rows * self.size.frames;
+        let Size { rows, passes, .. } = self.size;
+        let images = rows / passes * self.size.frames;
         let mut level = self.size.latents;
 
+        // What the passes before the last one have predicted.
+        let channels = config.out_channels as f64;
+        self.step
+            .make((passes - 1.0) * images, area(level), channels);
         self.step.mlp(1.0, [widths[0], self.time, self.time]);
         let input = self
             .step
@@ -148,8 +155,8 @@ impl Walk {
         }
         let normed = self.step.norm(x);
         self.step.free(x);
-        self.step
-            .conv(normed, config.out_channels as f64, 3.0, normed.s);
+        self.step.conv(normed, channels, 3.0, normed.s);
+        self.step.flops *= passes;
     }
 
     /// A residual block, the temporal convolutions and, with channels per head, both transformers. Frees `x` unless a skip
@@ -169,7 +176,7 @@ impl Walk {
 
     fn resnet(&mut self, x: Map, out: f64, held: bool) -> Map {
         let m = &mut self.step;
-        let embedding = m.make(self.size.rows, 1.0, self.time);
+        let embedding = m.make(self.size.rows / self.size.passes, 1.0, self.time);
         let bias = m.linear(embedding, out, true);
         let normed = m.norm(x);
         let h = m.conv(normed, out, 3.0, x.s);

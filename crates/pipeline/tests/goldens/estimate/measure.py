@@ -3,15 +3,16 @@
     python measure.py I2VGEN SCRATCH [CASE..]
 
 I2VGEN is the program (any profile: the memory is the same); SCRATCH takes the random models, about 5 GB, and keeps them.
-Writes memory.json, or replaces the named cases (model:height:width:frames:guidance:chunk) in it. Times are not measured, so
-other work may share the machine. Needs torch==2.15.0, diffusers==0.33.1, transformers==4.51.3.
+Writes memory.json, or replaces the named cases in it. A case is model:height:width:frames:guidance:chunk, and after one
+more colon other options of the program, without `--` and with commas between them; `prompts=N` is that many prompts. The
+model was fitted on the cases in `runs`; those in `held_out` only check it. Times are not measured, so other work may share
+the machine. Needs torch==2.15.0, diffusers==0.33.1, transformers==4.51.3.
 """
 
 import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -37,9 +38,26 @@ MIDDLE = {
         projection_dim=512, patch_size=14, image_size=224,
     ),
 }
+# The second step has the same tensors.
+ONE = "num-inference-steps=1"
+WIDE_VAE = MIDDLE["vae"] | {"block_out_channels": [128, 256, 512, 512]}
 CASES = [
-    "demo:64:64:8:9:1", "demo:128:128:16:9:4", "middle:128:128:4:9:1", "middle:256:256:4:9:1", "middle:256:256:16:9:1",
-    "middle:512:512:2:1:1", "middle:320:320:4:1:4", "full:64:64:1:1:1", "full:256:256:4:9:1",
+    "demo:64:64:8:9:1", "demo:128:128:16:9:4", "middle:128:128:4:9:1", "middle:256:256:4:9:1",
+    "middle:512:512:2:1:1", f"middle:512:512:6:1:6:{ONE}", "full:64:64:1:1:1", "full:256:256:4:9:1",
+]
+HELD_OUT = [
+    # Longer videos, and pictures that are no squares.
+    f"middle:256:256:16:9:1:{ONE}", f"middle:192:448:24:9:1:{ONE}",
+    f"middle:256:256:16:9:1:split-guidance,{ONE}",
+    f"middle:256:256:8:9:1:prompts=2,{ONE}", f"middle:256:256:8:9:1:keep-resident,{ONE}",
+    # The decoder is the peak.
+    f"wide-vae:384:384:2:1:1:{ONE}", f"wide-vae:384:384:2:1:2:{ONE}",
+    f"wide-vae:256:512:4:1:4:{ONE}", f"wide-vae:384:384:2:1:2:vae-slicing,{ONE}",
+    f"wide-vae:384:384:2:1:1:vae-tiling,vae-tile-size=192,{ONE}",
+    f"wide-vae:384:640:2:1:2:vae-tiling,vae-tile-size=256,vae-tile-overlap=0.125,{ONE}",
+    f"full:64:64:2:9:1:keep-resident,{ONE}",
+    # Measured after the last change of the model.
+    f"wide-vae:448:320:3:1:3:{ONE}", "demo:192:160:12:9:2",
 ]
 
 
@@ -56,6 +74,13 @@ def middle(target):
     vision.half().save_pretrained(target / "image_encoder")
 
 
+def wide_vae(target):
+    """The toy model with the published VAE."""
+    shutil.copytree(DEMO, target, ignore=shutil.ignore_patterns("vae"))
+    torch.manual_seed(0)
+    AutoencoderKL(**WIDE_VAE).half().save_pretrained(target / "vae")
+
+
 def folder(model, scratch):
     if model == "demo":
         return DEMO
@@ -64,12 +89,12 @@ def folder(model, scratch):
         script = REPOSITORY / "tests/peers/make_random_model.py"
         subprocess.run([sys.executable, str(script), str(target)], check=True)
     elif not target.exists():
-        middle(target)
+        {"middle": middle, "wide-vae": wide_vae}[model](target)
     return target
 
 
 def measure(program, case, scratch):
-    model, height, width, frames, guidance, chunk = case.split(":")
+    model, height, width, frames, guidance, chunk, *options = case.split(":")
     output = scratch / "output.safetensors"
     image = REPOSITORY / "crates/demo-model/examples/red_circle_256.png"
     arguments = {
@@ -78,20 +103,19 @@ def measure(program, case, scratch):
         "seed": 1, "output": output,
     }
     command = [program, "generate", "--quiet"]
+    for option in ",".join(options).split(",") if options else []:
+        name, _, value = option.partition("=")
+        if name == "prompts":
+            command += ["--prompt", arguments["prompt"]] * (int(value) - 1)
+        elif value:
+            arguments[name] = value
+        else:
+            command.append(f"--{name}")
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
-    output.unlink(missing_ok=True)
-    process = subprocess.Popen(command)
-    peak = 0
-    # Until the video is written: the program then hashes the model's files, whose mapped pages would count as its memory.
-    while process.poll() is None and not output.exists():
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
-        except (IndexError, OSError):
-            pass
-        time.sleep(0.02)
-    assert process.wait() == 0, case
+    subprocess.run(command, check=True)
+    # As the program itself saw it before it hashed the model's files, whose mapped pages would count as its memory.
+    peak = json.loads(output.with_name(output.name + ".json").read_text())["peak_memory_bytes"]
     return peak
 
 
@@ -99,12 +123,13 @@ def main():
     program, scratch, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     scratch.mkdir(parents=True, exist_ok=True)
     target = HERE / "memory.json"
-    runs = json.loads(target.read_text())["runs"] if names else {}
-    for case in names or CASES:
-        runs[case] = measure(program, case, scratch)
-        print(case, runs[case] / 1e9, flush=True)
-        text = json.dumps({"middle": MIDDLE, "runs": runs}, indent=1)
-        target.write_text(text + "\n")
+    data = json.loads(target.read_text()) if names else {}
+    data = {"middle": MIDDLE, "wide_vae": WIDE_VAE, "runs": {}, "held_out": {}} | data
+    for case in names or CASES + HELD_OUT:
+        peak = measure(program, case, scratch)
+        data["held_out" if case in HELD_OUT else "runs"][case] = peak
+        print(case, peak / 1e9, flush=True)
+        target.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::UNetError;
+use crate::{UNetError, levels::Levels};
 
 /// `unet/config.json`, with diffusers' names and defaults.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -40,9 +40,6 @@ pub enum PerLevel {
     Each(Vec<usize>),
 }
 
-/// Channels per head where a config names none.
-const DEFAULT_HEAD_DIM: usize = 64;
-
 impl Default for I2VGenXLUNetConfig {
     fn default() -> Self {
         let cross = "CrossAttnDownBlock3D";
@@ -72,15 +69,19 @@ impl I2VGenXLUNetConfig {
 
     /// Channels per head of each level, outermost first.
     pub fn head_dims(&self) -> Vec<usize> {
-        let levels = self.block_out_channels.len();
-        let named = self
-            .attention_head_dim
-            .as_ref()
-            .or(self.num_attention_heads.as_ref());
-        match named {
-            Some(PerLevel::All(n)) => vec![*n; levels],
-            Some(PerLevel::Each(list)) => list.clone(),
-            None => vec![DEFAULT_HEAD_DIM; levels],
+        self.levels().head_dims()
+    }
+
+    pub(crate) fn levels(&self) -> Levels<'_> {
+        let head_dim = self.attention_head_dim.as_ref();
+        Levels {
+            down_block_types: &self.down_block_types,
+            up_block_types: &self.up_block_types,
+            block_out_channels: &self.block_out_channels,
+            layers_per_block: self.layers_per_block,
+            norm_num_groups: self.norm_num_groups,
+            cross_attention_dim: self.cross_attention_dim,
+            head_dim: head_dim.or(self.num_attention_heads.as_ref()),
         }
     }
 
@@ -89,77 +90,14 @@ impl I2VGenXLUNetConfig {
     /// # Errors
     /// If the config contradicts itself or names unknown blocks.
     pub fn check(&self) -> Result<(), UNetError> {
-        let fail = |text: String| Err(UNetError::Config(text));
-        let levels = self.block_out_channels.len();
-        if levels == 0 || self.layers_per_block == 0 {
-            return fail(
-                "block_out_channels and layers_per_block must not be empty or zero".into(),
-            );
-        }
-        if self.down_block_types.len() != levels || self.up_block_types.len() != levels {
-            return fail(format!(
-                "block_out_channels has {levels} levels, but down_block_types {} and up_block_types {}",
-                self.down_block_types.len(),
-                self.up_block_types.len()
-            ));
-        }
-        check_types(
-            &self.down_block_types,
-            ["CrossAttnDownBlock3D", "DownBlock3D"],
-        )?;
-        check_types(&self.up_block_types, ["CrossAttnUpBlock3D", "UpBlock3D"])?;
-        let groups = self.norm_num_groups;
-        if groups == 0
-            || self
-                .block_out_channels
-                .iter()
-                .any(|c| *c == 0 || c % groups != 0)
-        {
-            return fail(format!(
-                "every width in block_out_channels {:?} must be a multiple of norm_num_groups {groups}",
-                self.block_out_channels
-            ));
-        }
-        if !self.block_out_channels[0].is_multiple_of(2) {
-            return fail(format!(
-                "block_out_channels[0] = {} must be even: half of it are cosines, half sines",
-                self.block_out_channels[0]
-            ));
-        }
-        let heads = self.head_dims();
-        if heads.len() != levels {
-            return fail(format!(
-                "attention_head_dim has {} entries for {levels} levels",
-                heads.len()
-            ));
-        }
-        if heads
-            .iter()
-            .zip(&self.block_out_channels)
-            .any(|(d, c)| *d == 0 || d > c)
-        {
-            return fail(format!(
-                "attention_head_dim {heads:?} must be between 1 and the level's width {:?} (it is channels per head)",
-                self.block_out_channels
-            ));
-        }
+        self.levels().check()?;
         // The published layers that read image latents are built for four channels whatever the config says.
         if self.in_channels != 4 || self.out_channels == 0 || self.cross_attention_dim == 0 {
-            return fail(
+            return Err(UNetError::Config(
                 "in_channels must be 4, out_channels and cross_attention_dim at least 1".into(),
-            );
+            ));
         }
         Ok(())
-    }
-}
-
-fn check_types(types: &[String], known: [&str; 2]) -> Result<(), UNetError> {
-    match types.iter().find(|t| !known.contains(&t.as_str())) {
-        Some(unknown) => Err(UNetError::Config(format!(
-            "block type '{unknown}' is not supported; supported are {} and {}",
-            known[0], known[1]
-        ))),
-        None => Ok(()),
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
     sync::{Arc, Mutex, MutexGuard},
     thread::{JoinHandle, sleep, spawn},
     time::Duration,
@@ -13,14 +15,16 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-pub(crate) const ID: &str = "owner/model";
-pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The only model that there is.
+pub const ID: &str = "owner/model";
+/// Its only commit, of its only branch `main`.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// So that a client that repeats itself for ever fails a test instead of hanging it.
 const MOST_REQUESTS: usize = 300;
 
 /// What goes wrong at one request for a file's content.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The connection ends after so many bytes of the body.
     Cut(usize),
     /// One byte is another.
@@ -37,21 +41,29 @@ pub(crate) enum Fault {
     Unbounded,
     /// So many bytes, and then silence.
     Stall(usize),
+    /// The connection ends without an answer.
+    HangUp,
 }
 
 /// One request as it came.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Request {
+pub struct Request {
+    /// `GET` or `HEAD`.
     pub method: String,
+    /// With its query.
     pub path: String,
+    /// The header.
     pub range: Option<String>,
+    /// The header `Authorization`.
     pub token: Option<String>,
     /// Came to the origin for large files.
     pub storage: bool,
 }
 
+/// What the server has and does; change it at any time.
 #[derive(Default)]
-pub(crate) struct State {
+pub struct State {
+    /// Path → content.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Path of a file → what goes wrong at its next requests.
     pub faults: BTreeMap<String, VecDeque<Fault>>,
@@ -65,16 +77,19 @@ pub(crate) struct State {
     pub lies: BTreeMap<String, (String, usize)>,
     /// The listing does not tell sizes.
     pub no_sizes: bool,
+    /// Since they were last asked for.
     pub requests: Vec<Request>,
 }
 
-pub(crate) struct Server {
+/// Answers until it is dropped.
+pub struct Server {
     state: Arc<Mutex<State>>,
     ports: [u16; 2],
     threads: Vec<JoinHandle<()>>,
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+/// In hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in Sha256::digest(bytes) {
         write!(text, "{byte:02x}").unwrap();
@@ -83,13 +98,14 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Weights are in large-file storage.
-pub(crate) fn is_large(name: &str) -> bool {
+pub fn is_large(name: &str) -> bool {
     [".safetensors", ".bin", ".pth"]
         .iter()
         .any(|e| name.ends_with(e))
 }
 
-pub(crate) fn etag(name: &str, content: &[u8]) -> String {
+/// The name of a content: its SHA-256 in large-file storage, else something as long as git's hash.
+pub fn etag(name: &str, content: &[u8]) -> String {
     let hash = sha256(content);
     if is_large(name) {
         hash
@@ -98,8 +114,43 @@ pub(crate) fn etag(name: &str, content: &[u8]) -> String {
     }
 }
 
+/// All files of a folder, by their paths in it with `/`.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if path.is_dir() {
+            let inner = files(&path).into_iter();
+            found.extend(inner.map(|(inner, content)| (format!("{name}/{inner}"), content)));
+        } else {
+            found.insert(name.into_owned(), std::fs::read(path).unwrap());
+        }
+    }
+    found
+}
+
+/// The address of a server that is not there: its port was free a moment ago.
+pub fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// Keeps the settings of whoever runs the tests from a program, and says where its models come from and go to.
+pub fn isolate<'a>(command: &'a mut Command, endpoint: &str, home: &Path) -> &'a mut Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy().to_uppercase();
+        let ours = ["HF_", "HUGGING", "TRANSFORMERS_"];
+        if ours.iter().any(|o| text.starts_with(o)) || text.ends_with("_PROXY") {
+            command.env_remove(name);
+        }
+    }
+    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", home)
+}
+
 impl Server {
-    pub(crate) fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
+    /// Serves these files.
+    pub fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
         let state = Arc::new(Mutex::new(State {
             files,
             ..State::default()
@@ -132,26 +183,29 @@ impl Server {
         }
     }
 
-    pub(crate) fn endpoint(&self) -> String {
+    /// For `HF_ENDPOINT`.
+    pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports[0])
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    /// To look at and to change; nothing is answered meanwhile.
+    pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    pub(crate) fn fail(&self, name: &str, faults: &[Fault]) {
+    /// What goes wrong at the next requests for a file's content.
+    pub fn fail(&self, name: &str, faults: &[Fault]) {
         let faults = faults.iter().copied().collect();
         self.state().faults.insert(name.to_owned(), faults);
     }
 
     /// Requests so far; forgets them.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
 
     /// Ranges of the requests for a file's content in large-file storage.
-    pub(crate) fn ranges(&self, name: &str) -> Vec<Option<String>> {
+    pub fn ranges(&self, name: &str) -> Vec<Option<String>> {
         let state = self.state();
         let of = state
             .requests
@@ -219,7 +273,8 @@ fn answer(mut stream: TcpStream, request: &Request, state: &Mutex<State>, storag
     if !request.storage && !allowed(&state) {
         return plain(401, "x-error-code: GatedRepo\r\n", "no");
     }
-    if path == format!("/api/models/{ID}/revision/main") && !request.storage {
+    let listed = ["main", COMMIT].map(|revision| format!("/api/models/{ID}/revision/{revision}"));
+    if listed.iter().any(|l| l == path) && !request.storage {
         return match (state.listing_faults.pop_front(), &state.listing) {
             (Some(status), _) => plain(status, "", "sorry"),
             (None, Some(listing)) => plain(200, "", listing),
@@ -280,6 +335,9 @@ fn answer(mut stream: TcpStream, request: &Request, state: &Mutex<State>, storag
 
 /// A file's content, or what the fault makes of it.
 fn send(mut stream: TcpStream, request: &Request, mut content: Vec<u8>, fault: Option<Fault>) {
+    if matches!(fault, Some(Fault::HangUp)) {
+        return;
+    }
     let total = content.len();
     let asked = request.range.as_ref().map_or(0, |r| {
         r.strip_prefix("bytes=")
