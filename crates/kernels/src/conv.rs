@@ -2,7 +2,10 @@
 
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
-use crate::trace::{Operation, note};
+use crate::{
+    precision::widened,
+    trace::{Operation, note},
+};
 
 /// Zero padding on each side of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +64,9 @@ pub fn conv2d<B: Backend>(
         Ok(done) => return done,
         Err(x) => x,
     };
+    // burn's own convolution adds up in the dtype of its input.
+    let dtype = x.dtype();
+    let (x, weight, bias) = (widened(x), widened(weight), bias.map(widened));
     let Padding {
         top,
         left,
@@ -78,7 +84,7 @@ pub fn conv2d<B: Backend>(
     let x = x.permute([0, 3, 1, 2]);
     let options = ConvOptions::new([stride, stride], symmetric, [1, 1], 1);
     let y = module::conv2d(x, weight, None, options).permute([0, 2, 3, 1]);
-    match bias {
+    let y = match bias {
         Some(bias) => {
             let [n, h, w, c] = y.dims();
             let [r, _] = bias.dims();
@@ -86,7 +92,8 @@ pub fn conv2d<B: Backend>(
             y.reshape([n, h, w, c])
         }
         None => y,
-    }
+    };
+    y.cast(dtype)
 }
 
 /// With zeros before and after it along an axis. (burn 0.21's `pad` fails in half precision: it pads with f32.)
