@@ -19,6 +19,19 @@ pub type TestBackend =
 #[allow(missing_docs)]
 pub type TestBackend = burn::backend::Flex;
 
+/// How many times as far off as on the CPU a result may be: kernels of a GPU add up long sums in other orders (some in one
+/// running sum), and may round a product and a sum together.
+pub const SLACK: f32 = if cfg!(any(feature = "wgpu", feature = "cuda")) {
+    2.0
+} else {
+    1.0
+};
+
+/// A path in the repository.
+pub fn repository(path: &str) -> std::path::PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", path].iter().collect()
+}
+
 /// The README's example must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

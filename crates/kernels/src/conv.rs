@@ -2,7 +2,10 @@
 
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
-use crate::trace::{Operation, note};
+use crate::{
+    precision::widened,
+    trace::{Operation, note},
+};
 
 /// Zero padding on each side of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,21 +64,27 @@ pub fn conv2d<B: Backend>(
         Ok(done) => return done,
         Err(x) => x,
     };
+    // burn's own convolution adds up in the dtype of its input.
+    let dtype = x.dtype();
+    let (x, weight, bias) = (widened(x), widened(weight), bias.map(widened));
     let Padding {
         top,
         left,
         bottom,
         right,
     } = padding;
-    let x = x.permute([0, 3, 1, 2]);
     let (x, symmetric) = if top == bottom && left == right {
         (x, [top, left])
     } else {
-        (x.pad((left, right, top, bottom), 0.0), [0, 0])
+        (
+            extended(extended(x, 1, top, bottom), 2, left, right),
+            [0, 0],
+        )
     };
+    let x = x.permute([0, 3, 1, 2]);
     let options = ConvOptions::new([stride, stride], symmetric, [1, 1], 1);
     let y = module::conv2d(x, weight, None, options).permute([0, 2, 3, 1]);
-    match bias {
+    let y = match bias {
         Some(bias) => {
             let [n, h, w, c] = y.dims();
             let [r, _] = bias.dims();
@@ -83,7 +92,19 @@ pub fn conv2d<B: Backend>(
             y.reshape([n, h, w, c])
         }
         None => y,
-    }
+    };
+    y.cast(dtype)
+}
+
+/// With zeros before and after it along an axis. (burn 0.21's `pad` fails in half precision: it pads with f32.)
+fn extended<B: Backend>(x: Tensor<B, 4>, axis: usize, before: usize, after: usize) -> Tensor<B, 4> {
+    let zeros = |len: usize| {
+        let mut dims = x.dims();
+        dims[axis] = len;
+        (len > 0).then(|| Tensor::zeros(dims, (&x.device(), x.dtype())))
+    };
+    let parts = [zeros(before), Some(x.clone()), zeros(after)];
+    Tensor::cat(parts.into_iter().flatten().collect(), axis)
 }
 
 /// Convolution with kernel 3 and zero padding 1 along the frame axis (PyTorch's `Conv3d` with kernel `(3, 1, 1)`).

@@ -37,14 +37,27 @@ pub fn group_norm<B: Backend>(
     let [n, s, c] = x.dims();
     let dtype = x.dtype();
     let x = x.cast(DType::F32).reshape([n, s, groups, c / groups]);
-    let mean = x.clone().mean_dim(3).mean_dim(1);
-    let x = x - mean;
-    let var = x.clone().square().mean_dim(3).mean_dim(1);
+    let x = x.clone() - mean_of_groups(x);
+    let var = mean_of_groups(x.clone().square());
     let x = x / (var + eps).sqrt();
     let y = x.reshape([n, s, c]) * weight.cast(DType::F32).unsqueeze()
         + bias.cast(DType::F32).unsqueeze();
     let y = if silu { activation::silu(y) } else { y };
     y.cast(dtype)
+}
+
+/// Mean of each image and group, over the positions in two steps: some devices keep one running sum for a whole axis, and
+/// its rounding errors grow with the length.
+///
+/// # Shapes
+/// `[n, s, groups, channels]` → `[n, 1, groups, 1]`
+fn mean_of_groups<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [n, s, groups, _] = x.dims();
+    let root = s.isqrt();
+    let steps = (1..=root).rev().find(|step| s.is_multiple_of(*step));
+    let steps = steps.unwrap_or(1);
+    let rows = x.mean_dim(3).reshape([n, steps, s / steps, groups]);
+    rows.mean_dim(2).mean_dim(1).reshape([n, 1, groups, 1])
 }
 
 /// Layer normalisation of the last axis.

@@ -1,5 +1,4 @@
 //! Attention in turns equals attention at once. One test, because the budget is one number for the process.
-#![cfg(feature = "flex")]
 
 use burn::{
     backend::{Autodiff, Flex},

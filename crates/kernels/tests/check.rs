@@ -99,7 +99,7 @@ fn a_trace_lists_each_operation_once() {
         // Not of the kinds that are listed.
         silu(Tensor::<TestBackend, 1>::ones([3], &Default::default()));
     });
-    all.sort();
-    // Other tests of this file run meanwhile, on the same operations.
-    assert_eq!(found, all);
+    // Other tests run meanwhile, so there may be more.
+    all.retain(|operation| found.iter().filter(|one| *one == operation).count() != 1);
+    assert_eq!(all, []);
 }

@@ -1,5 +1,4 @@
 //! Every hand-written CPU kernel against the composed form, which `Autodiff<Flex>` gets because it is not `Flex`.
-#![cfg(feature = "flex")]
 
 use burn::{
     backend::{Autodiff, Flex},

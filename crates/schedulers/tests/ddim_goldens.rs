@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use burn::tensor::{Tensor, TensorData, Tolerance};
 use i2vgen_schedulers::{DDIMScheduler, DDIMSchedulerConfig, Scheduler, StepArgs};
-use i2vgen_tests::TestBackend;
+use i2vgen_tests::{TestBackend, repository};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
@@ -23,12 +23,7 @@ impl Goldens {
     fn read() -> Self {
         let folder = match std::env::var_os("DDIM_GOLDENS") {
             Some(folder) => PathBuf::from(folder),
-            None => [
-                env!("CARGO_MANIFEST_DIR"),
-                "../../tests/goldens/schedulers/ddim",
-            ]
-            .iter()
-            .collect(),
+            None => repository("tests/goldens/schedulers/ddim"),
         };
         Self {
             bytes: fs::read(folder.join("ddim.safetensors")).unwrap(),

@@ -1,21 +1,15 @@
 //! FreeU against diffusers 0.33.1 (`tests/goldens/freeu/generate.py`).
 
 use burn::tensor::{Tensor, TensorData};
-use i2vgen_tests::TestBackend;
+use i2vgen_tests::{TestBackend, repository};
 use i2vgen_unet3d::{I2VGenXLUNet, UNetError};
 use safetensors::SafeTensors;
 
 type B = TestBackend;
 
-macro_rules! root {
-    ($path:literal) => {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../../", $path)
-    };
-}
-
-const GOLDENS: &[u8] = include_bytes!(root!("tests/goldens/freeu/cases.safetensors"));
-const RANDOM: &str = root!("tests/goldens/freeu/random");
-const DEMO: &str = root!("crates/demo-model/model/unet");
+const GOLDENS: &[u8] = include_bytes!("../../../tests/goldens/freeu/cases.safetensors");
+const RANDOM: &str = "tests/goldens/freeu/random";
+const DEMO: &str = "crates/demo-model/model/unet";
 
 fn golden<const D: usize>(name: &str) -> Tensor<B, D> {
     let file = SafeTensors::deserialize(GOLDENS).expect("goldens");
@@ -26,7 +20,7 @@ fn golden<const D: usize>(name: &str) -> Tensor<B, D> {
 }
 
 fn unet(folder: &str) -> I2VGenXLUNet<B> {
-    I2VGenXLUNet::from_pretrained(folder, &Default::default()).expect("loads")
+    I2VGenXLUNet::from_pretrained(repository(folder), &Default::default()).expect("loads")
 }
 
 fn forward(unet: &I2VGenXLUNet<B>, case: &str) -> Tensor<B, 5> {

@@ -16,26 +16,30 @@ pub(super) fn run<B: Backend>(
     task: impl Task,
     device: &B::Device,
 ) -> Result<(), Failure> {
-    quietly(|| task.run::<B>(device)).unwrap_or_else(|problem| {
+    let backtraces = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    caught(|| task.run::<B>(device), backtraces).unwrap_or_else(|problem| {
         let device = name.to_owned();
         Err(Failure::Device { device, problem })
     })
 }
 
-/// Runs `f`; of a panic, the first line. Nothing is printed, unless `RUST_BACKTRACE` asks for it.
-///
+/// Runs `f`; of a panic, what it says. Nothing is printed.
+#[cfg(any(feature = "cuda", test))]
+pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    caught(f, false)
+}
+
 /// The first panic of any thread counts: the device's own thread is where things go wrong, and what the caller sees of
 /// it is only that there is no answer.
-pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+fn caught<T>(f: impl FnOnce() -> T, print: bool) -> Result<T, String> {
     let first = Arc::new(Mutex::new(None));
     let before = Arc::new(panic::take_hook());
-    let verbose = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     panic::set_hook({
         let (first, before) = (first.clone(), before.clone());
         Box::new(move |info| {
             let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert_with(|| one_line(info));
-            if verbose {
+            if print {
                 before(info);
             }
         })
@@ -52,6 +56,9 @@ pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> Result<T, String> {
 fn one_line(info: &PanicHookInfo<'_>) -> String {
     const LONGEST: usize = 300;
     let words = info.payload_as_str().unwrap_or("no reason given");
+    // What burn adds to the reason.
+    let words = words.trim_start_matches("called `Result::unwrap()` on an `Err` value: ");
+    let words = words.trim_end().trim_end_matches("No backtrace available");
     let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(LONGEST) {
         line.truncate(end);

@@ -2,16 +2,10 @@
 
 #![allow(dead_code, unreachable_pub)] // Every test file uses a part of it.
 
-use std::path::PathBuf;
-
 use burn::tensor::{Tensor, TensorData};
 use i2vgen_tests::TestBackend;
+pub use i2vgen_tests::repository;
 use safetensors::{Dtype, SafeTensors};
-
-/// A path in the repository.
-pub fn repository(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../..", path].iter().collect()
-}
 
 /// A file of `tests/goldens/clip`.
 pub struct Goldens(Vec<u8>);

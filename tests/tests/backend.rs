@@ -1,0 +1,19 @@
+//! The goldens of all crates on the backend of feature `wgpu` or `cuda`, in one program: a GPU backend takes minutes to
+//! compile, each time it is linked into one. Without such a feature the crates run them themselves.
+#![cfg(any(feature = "wgpu", feature = "cuda"))]
+
+#[path = "../../crates/kernels/tests/check.rs"]
+mod check;
+mod demo_model;
+#[path = "../../crates/unet3d/tests/freeu.rs"]
+mod freeu;
+#[path = "../../crates/kernels/tests/oracle.rs"]
+mod oracle;
+mod pipeline_goldens;
+#[path = "../../crates/schedulers/tests/samplers.rs"]
+mod samplers;
+#[path = "../../crates/vae/tests/tiling.rs"]
+mod tiling;
+#[path = "../../crates/clip-encoders/tests/towers.rs"]
+mod towers;
+mod unet_configs;
