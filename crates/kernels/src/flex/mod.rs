@@ -5,6 +5,8 @@
 //! parts of fixed size, so results do not depend on the number of threads.
 
 pub(crate) mod activation;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_amx.rs")]
+mod amx;
 mod attention;
 mod conv;
 mod gemm;
@@ -12,6 +14,7 @@ mod linear;
 mod math;
 mod norm;
 mod resize;
+mod winograd;
 
 pub(crate) use activation::{try_geglu, try_unary};
 pub(crate) use attention::{try_attention, try_frame_attention};
