@@ -20,7 +20,10 @@ fn random<const D: usize>(dims: [usize; D]) -> T<D> {
 
 /// Processor seconds of this process, all threads together.
 fn processor_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the call writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
@@ -107,7 +110,13 @@ fn main() {
         let bias = random([1, out]);
         let flops = 2 * n * (size / stride).pow(2) * c * out * 9;
         report(name, flops, &mut || {
-            conv2d(x.clone(), w.clone(), Some(bias.clone()), stride, Padding::same(1));
+            conv2d(
+                x.clone(),
+                w.clone(),
+                Some(bias.clone()),
+                stride,
+                Padding::same(1),
+            );
         });
     }
     for [b, f, s, c] in [
@@ -161,11 +170,15 @@ fn main() {
             continue;
         }
         let (x, w) = (random([n, s, c]), random([c]));
-        report(format!("{name} group_norm_silu"), 2 * n * s * c, &mut || {
-            group_norm(x.clone(), w.clone(), w.clone(), 32, 1e-5, true);
-        });
+        report(
+            format!("{name} group_norm_silu"),
+            2 * n * s * c,
+            &mut || {
+                group_norm(x.clone(), w.clone(), w.clone(), 32, 1e-5, true);
+            },
+        );
         report(format!("{name} add"), 3 * n * s * c, &mut || {
-            let _ = x.clone() + x.clone();
+            add(x.clone(), x.clone());
         });
         let x = x.reshape([n * s, c]);
         report(format!("{name} layer_norm"), 2 * n * s * c, &mut || {

@@ -12,7 +12,7 @@ mod resize;
 #[cfg(feature = "flex")]
 mod flex;
 
-pub use activation::{geglu, gelu, silu};
+pub use activation::{add, geglu, gelu, silu};
 pub use attention::{Mask, attention, frame_attention};
 pub use conv::{Padding, conv2d, frame_conv};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};

@@ -59,6 +59,19 @@ fn activations() {
     check!(3, || silu(data([3, 50, 70], 1) * 8.0));
     check!(3, || gelu(data([3, 50, 70], 2) * 4.0));
     check!(3, || geglu(data([2, 300, 132], 3) * 3.0));
+    check!(3, || add(data([2, 300, 132], 3), data([2, 300, 132], 4)));
+    // An operand that is used again keeps its numbers.
+    let [x, y] = [1, 2].map(|seed| data::<Flex, 1>([40_000], seed));
+    let expected = (x.clone() + y.clone()).into_data();
+    let before = [x.clone().into_data(), y.clone().into_data()];
+    for (a, b) in [
+        (x.clone(), y.clone()),
+        (x.clone() * 1.0, y.clone()),
+        (x.clone(), y.clone() * 1.0),
+    ] {
+        assert_eq!(add(a, b).into_data(), expected);
+    }
+    assert_eq!([x.into_data(), y.into_data()], before);
 }
 
 #[test]
@@ -87,6 +100,15 @@ fn norms() {
         let (ours, oracle) = run(silu);
         assert_close(ours, oracle);
     }
+    // Away from zero, in several parts of unequal length.
+    check!(3, || group_norm(
+        data([2, 1100, 320], 1) + 3.0,
+        data([320], 2),
+        data([320], 3),
+        32,
+        1e-5,
+        false
+    ));
     check!(2, || layer_norm(
         data([777, 40], 4),
         data([40], 5),
@@ -103,7 +125,12 @@ fn linears() {
         Some(data([33], 3))
     ));
     check!(2, || linear(data([1, 5], 1), data([7, 5], 2), None));
-    for [m, k, n] in [[256, 320, 2560], [64, 1280, 320], [77, 1024, 1024], [33, 513, 97]] {
+    for [m, k, n] in [
+        [256, 320, 2560],
+        [64, 1280, 320],
+        [77, 1024, 1024],
+        [33, 513, 97],
+    ] {
         assert_close::<2>(
             linear(data([m, k], 1), data([n, k], 2), Some(data([n], 3))),
             linear(data([m, k], 1), data([n, k], 2), Some(data([n], 3))),
@@ -203,15 +230,31 @@ fn convolutions_of_the_real_model() {
             }
         });
         let scale = oracle.iter().fold(0_f32, |m, x| m.max(x.abs()));
-        let off = ours.iter().zip(&oracle).fold(0_f32, |m, (a, b)| m.max((a - b).abs())) / scale;
+        let off = ours
+            .iter()
+            .zip(&oracle)
+            .fold(0_f32, |m, (a, b)| m.max((a - b).abs()))
+            / scale;
         println!("{dims:?} to {out}: {off:e}");
         // Winograd's method rounds values that are larger than the result; everything else is as exact as f32 sums.
         let tolerance = if c.min(out) >= 32 { 1e-5 } else { 3e-6 };
-        assert!(ours.len() == oracle.len() && off <= tolerance, "{dims:?} to {out}: {off:e}");
+        assert!(
+            ours.len() == oracle.len() && off <= tolerance,
+            "{dims:?} to {out}: {off:e}"
+        );
     }
     for (dims @ [_, _, _, c], out, stride, padding) in [
         ([2, 16, 18, 320], 320, 2, Padding::same(1)),
-        ([1, 17, 16, 128], 128, 2, Padding { bottom: 1, right: 1, ..Padding::same(0) }),
+        (
+            [1, 17, 16, 128],
+            128,
+            2,
+            Padding {
+                bottom: 1,
+                right: 1,
+                ..Padding::same(0)
+            },
+        ),
         ([1, 28, 28, 3], 1280, 14, Padding::same(0)),
     ] {
         let kernel = if stride == 14 { 14 } else { 3 };
@@ -230,6 +273,7 @@ fn frame_convolutions() {
         ([1, 2, 100, 640], 640),
         ([1, 16, 33, 320], 320),
         ([2, 4, 16, 512], 128),
+        ([2, 7, 70, 64], 320),
     ] {
         assert_within::<4>(
             5e-6,

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use i2vgen_kernels::{
-    LayerNorm, Linear, Mask, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
+    LayerNorm, Linear, Mask, add, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
 };
 
 /// Projected context of one cross-attention layer; constant over the denoising steps.
@@ -190,12 +190,10 @@ impl<B: Backend> BasicTransformerBlock<B> {
     /// # Shapes
     /// `x [rows · frames, tokens, dim]` → the same
     pub(crate) fn forward_spatial(&self, x: Tensor<B, 3>, context: &KeyValue<B>) -> Tensor<B, 3> {
-        let x = self.attn1.forward_self(self.norm1.forward(x.clone())) + x;
-        let x = self
-            .attn2
-            .forward_cross(self.norm2.forward(x.clone()), context)
-            + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        let x = add(self.attn1.forward_self(self.norm1.forward(x.clone())), x);
+        let normed = self.norm2.forward(x.clone());
+        let x = add(self.attn2.forward_cross(normed, context), x);
+        add(self.ff.forward(self.norm3.forward(x.clone())), x)
     }
 
     /// Twice between the frames.
@@ -203,8 +201,8 @@ impl<B: Backend> BasicTransformerBlock<B> {
     /// # Shapes
     /// `x [b, f, s, dim]` → the same
     pub(crate) fn forward_temporal(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = self.attn1.forward_frames(self.norm1.forward(x.clone())) + x;
-        let x = self.attn2.forward_frames(self.norm2.forward(x.clone())) + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        let x = add(self.attn1.forward_frames(self.norm1.forward(x.clone())), x);
+        let x = add(self.attn2.forward_frames(self.norm2.forward(x.clone())), x);
+        add(self.ff.forward(self.norm3.forward(x.clone())), x)
     }
 }

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, Linear};
+use i2vgen_kernels::{GroupNorm, Linear, add};
 
 use crate::attention::{BasicTransformerBlock, KeyValue};
 
@@ -49,7 +49,7 @@ impl<B: Backend> Transformer2DModel<B> {
         for block in &self.transformer_blocks {
             y = block.forward_spatial(y, context);
         }
-        self.proj_out.forward(y).reshape([n, h, w, c]) + x
+        add(self.proj_out.forward(y).reshape([n, h, w, c]), x)
     }
 
     /// Keys and values that the cross-attention takes from a context.

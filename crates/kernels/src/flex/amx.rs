@@ -84,7 +84,7 @@ pub(super) fn product(
     let blocks = m.div_ceil(height);
     let output = Output(y.as_mut_ptr());
     let output = &output;
-    let mut packed = vec![0; n.min(COLUMNS).div_ceil(PANEL) * steps * PACKED];
+    let mut packed = super::zeros(n.min(COLUMNS).div_ceil(PANEL) * steps * PACKED);
     for column in (0..n).step_by(COLUMNS) {
         let panels = COLUMNS.min(n - column).div_ceil(PANEL);
         let shares = rayon::current_num_threads().div_ceil(blocks).min(panels);
@@ -322,9 +322,7 @@ fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, dept
         let first = start + step * STEP;
         let len = STEP.min(start + depth - first);
         let lower = u16::MAX.checked_shr(16 - len.min(16) as u32).unwrap_or(0);
-        let upper = u16::MAX
-            .checked_shr(32 - len.max(16) as u32)
-            .unwrap_or(0);
+        let upper = u16::MAX.checked_shr(32 - len.max(16) as u32).unwrap_or(0);
         for half in 0..2 {
             let mut tiles = [[_mm512_setzero_si512(); 16]; 3];
             for i in 0..16.min(count.saturating_sub(16 * half)) {
@@ -342,7 +340,10 @@ fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, dept
             }
             for (t, tile) in tiles.into_iter().enumerate() {
                 let place = &mut packed[(2 * t + half) * 16 * STEP..][..16 * STEP];
-                for (line, place) in transpose(tile).into_iter().zip(place.chunks_exact_mut(STEP)) {
+                for (line, place) in transpose(tile)
+                    .into_iter()
+                    .zip(place.chunks_exact_mut(STEP))
+                {
                     // SAFETY: the place has 32 numbers of 16 bits.
                     unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), line) };
                 }
@@ -400,14 +401,24 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        for [m, k, n] in [[1, 1, 1], [33, 65, 31], [32, 32, 32], [300, 700, 70], [40, 33, 2100]] {
+        for [m, k, n] in [
+            [1, 1, 1],
+            [33, 65, 31],
+            [32, 32, 32],
+            [300, 700, 70],
+            [40, 33, 2100],
+        ] {
             let x: Vec<f32> = (0..m * k).map(|_| random()).collect();
             let w: Vec<f32> = (0..n * k).map(|_| random()).collect();
             let mut y: Vec<f32> = (0..m * n).map(|_| random()).collect();
             let exact: Vec<f64> = (0..m * n)
                 .map(|i| {
                     let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
-                    let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    let sum: f64 = x
+                        .iter()
+                        .zip(w)
+                        .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                        .sum();
                     sum + f64::from(y[i])
                 })
                 .collect();
@@ -415,7 +426,11 @@ mod tests {
                 part.copy_from_slice(&x[i * k + start..][..part.len()]);
             };
             super::product([m, k, n], &mut y, &rows, &w);
-            let worst = y.iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs()).fold(0.0, f64::max);
+            let worst = y
+                .iter()
+                .zip(&exact)
+                .map(|(y, e)| (f64::from(*y) - e).abs())
+                .fold(0.0, f64::max);
             println!("{m}x{k}x{n}: {worst:e}");
             assert!(worst < 1e-6 * (k as f64).sqrt(), "{m}x{k}x{n}: {worst:e}");
         }

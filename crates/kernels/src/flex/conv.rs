@@ -5,7 +5,7 @@ use super::{
     eligible, from_vec,
     gemm::{Matrix, gathered, gathers, product, threads},
     linear::fill_rows,
-    unwrap, values, winograd,
+    unwrap, values, winograd, zeros,
 };
 use crate::Padding;
 
@@ -46,8 +46,18 @@ pub(crate) fn try_conv2d<B: Backend>(
         row: 1,
         column: kh * kw * c,
     };
-    let mut y = vec![0.0; n * oh * ow * out];
-    let size = winograd::Size { n, h, w, c, out, top, left, oh, ow };
+    let mut y = zeros(n * oh * ow * out);
+    let size = winograd::Size {
+        n,
+        h,
+        w,
+        c,
+        out,
+        top,
+        left,
+        oh,
+        ow,
+    };
     if [kh, kw, stride] == [3, 3, 1] && size.pays() {
         let bias = bias.map(|bias| unwrap(bias.clone()));
         let none = vec![0.0; out];
@@ -87,7 +97,11 @@ pub(crate) fn try_conv2d<B: Backend>(
                 match (first + ky).checked_sub(top).filter(|row| *row < h) {
                     Some(row) => {
                         let row = &image[row * w * c..][..w * c];
-                        copy_run(run, row, ((column * c + offset) as isize) - (left * c) as isize);
+                        copy_run(
+                            run,
+                            row,
+                            ((column * c + offset) as isize) - (left * c) as isize,
+                        );
                     }
                     None => run.fill(0.0),
                 }
@@ -117,7 +131,7 @@ pub(crate) fn try_conv2d<B: Backend>(
 
     // Bands of whole output lines, over all images.
     let lines = (PATCH_BUDGET / (ow * k)).clamp(1, n * oh);
-    let mut patches = vec![0.0; lines * ow * k];
+    let mut patches = zeros(lines * ow * k);
     for (band, y) in y.chunks_mut(lines * ow * out).enumerate() {
         let count = y.len() / (ow * out);
         let patches = &mut patches[..count * ow * k];
@@ -170,12 +184,28 @@ fn narrow(
     x: &[f32],
     weight: Matrix<'_>,
 ) {
-    let winograd::Size { h, w, c, out, top, left, oh, ow, .. } = size;
+    let winograd::Size {
+        h,
+        w,
+        c,
+        out,
+        top,
+        left,
+        oh,
+        ow,
+        ..
+    } = size;
     let width = kh * kw * out;
-    let weight = Matrix { column: c, ..weight };
+    let weight = Matrix {
+        column: c,
+        ..weight
+    };
     let lines = (PATCH_BUDGET / (w * width)).clamp(1, oh);
-    let mut products = vec![0.0; (lines + kh - 1).min(h) * w * width];
-    for (y, x) in y.chunks_exact_mut(oh * ow * out).zip(x.chunks_exact(h * w * c)) {
+    let mut products = zeros((lines + kh - 1).min(h) * w * width);
+    for (y, x) in y
+        .chunks_exact_mut(oh * ow * out)
+        .zip(x.chunks_exact(h * w * c))
+    {
         for (band, y) in y.chunks_mut(lines * ow * out).enumerate() {
             let first = band * lines;
             let count = y.len() / (ow * out);
@@ -183,26 +213,44 @@ fn narrow(
             let below = (first + count + kh - 1).saturating_sub(top).min(h);
             let m = (below - above) * w;
             let products = &mut products[..m * width];
-            let pixels = Matrix { data: &x[above * w * c..], row: c, column: 1 };
-            product([m, c, width], products, width, false, 1.0, pixels, weight, threads(m, c, width));
-            y.par_chunks_exact_mut(ow * out).enumerate().for_each(|(i, y)| {
-                for (ky, row) in (0..kh).map(|ky| (ky, (first + i + ky).wrapping_sub(top))) {
-                    if !(above..below).contains(&row) {
-                        continue;
-                    }
-                    let products = &products[(row - above) * w * width..][..w * width];
-                    for (j, y) in y.chunks_exact_mut(out).enumerate() {
-                        for (kx, column) in (0..kw).map(|kx| (kx, (j + kx).wrapping_sub(left))) {
-                            if column < w {
-                                let products = &products[column * width + ky * kw + kx..];
-                                for (y, product) in y.iter_mut().zip(products.iter().step_by(kh * kw)) {
-                                    *y += product;
+            let pixels = Matrix {
+                data: &x[above * w * c..],
+                row: c,
+                column: 1,
+            };
+            product(
+                [m, c, width],
+                products,
+                width,
+                false,
+                1.0,
+                pixels,
+                weight,
+                threads(m, c, width),
+            );
+            y.par_chunks_exact_mut(ow * out)
+                .enumerate()
+                .for_each(|(i, y)| {
+                    for (ky, row) in (0..kh).map(|ky| (ky, (first + i + ky).wrapping_sub(top))) {
+                        if !(above..below).contains(&row) {
+                            continue;
+                        }
+                        let products = &products[(row - above) * w * width..][..w * width];
+                        for (j, y) in y.chunks_exact_mut(out).enumerate() {
+                            for (kx, column) in (0..kw).map(|kx| (kx, (j + kx).wrapping_sub(left)))
+                            {
+                                if column < w {
+                                    let products = &products[column * width + ky * kw + kx..];
+                                    for (y, product) in
+                                        y.iter_mut().zip(products.iter().step_by(kh * kw))
+                                    {
+                                        *y += product;
+                                    }
                                 }
                             }
                         }
                     }
-                }
-            });
+                });
         }
     }
 }
@@ -236,7 +284,7 @@ pub(crate) fn try_frame_conv<B: Backend>(
     // Physically [out, 3, in], as for conv2d.
     let weight = unwrap(weight.clone().permute([0, 2, 3, 4, 1]));
     let weight = values(&weight);
-    let mut y = vec![0.0; b * f * s * out];
+    let mut y = zeros(b * f * s * out);
     fill_rows(&mut y, values(&unwrap(bias.clone())));
     let (frame_in, frame_out) = (s * c, s * out);
     if gathers(b * f * s, 3 * c, out) {
@@ -251,7 +299,9 @@ pub(crate) fn try_frame_conv<B: Backend>(
                 start += run.len();
                 part = rest;
                 match (frame + tap).checked_sub(1).filter(|frame| *frame < f) {
-                    Some(_) => run.copy_from_slice(&x[(i + tap * s - s) * c + offset..][..run.len()]),
+                    Some(_) => {
+                        run.copy_from_slice(&x[(i + tap * s - s) * c + offset..][..run.len()])
+                    }
                     None => run.fill(0.0),
                 }
             }

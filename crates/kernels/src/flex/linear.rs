@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use super::{
     eligible, from_vec,
     gemm::{Matrix, gathered, gathers, product, threads},
-    unwrap, values,
+    unwrap, values, zeros,
 };
 
 pub(crate) fn try_linear<B: Backend>(
@@ -18,7 +18,7 @@ pub(crate) fn try_linear<B: Backend>(
     let [rows, input] = x.dims();
     let [out, _] = weight.dims();
     let (x, weight) = (unwrap(x), unwrap(weight.clone()));
-    let mut y = vec![0.0; rows * out];
+    let mut y = zeros(rows * out);
     if let Some(bias) = bias {
         fill_rows(&mut y, values(&unwrap(bias.clone())));
     }

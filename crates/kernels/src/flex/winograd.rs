@@ -9,7 +9,10 @@ use gemm::Parallelism;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, product};
+use super::{
+    gemm::{Matrix, product},
+    zeros,
+};
 use crate::memory_budget;
 
 /// Points of evaluation besides 0 and infinity: ±[`A`] and ±[`B`].
@@ -26,6 +29,9 @@ type Lanes = [f32; LANES];
 const POINTS: usize = 36;
 /// Keeps rows of values from lying a multiple of 4 KiB apart, where they would evict each other from the cache.
 const GAP: usize = 16;
+
+/// Size of the kernels' values that are computed at once where that costs nothing, in elements (4 MiB).
+const CACHED: usize = 1 << 20;
 
 /// A convolution with stride 1 of `n` images.
 #[derive(Clone, Copy)]
@@ -64,12 +70,21 @@ impl Size {
 ///
 /// Takes up to [`memory_budget`] bytes of scratch, or what one line of tiles and 16 output channels need.
 pub(super) fn conv(size: Size, y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
-    let Size { n, c, out, oh, ow, .. } = size;
+    let Size {
+        n, c, out, oh, ow, ..
+    } = size;
     let [across, down] = size.tiles();
     let images_per_bias = n * out / bias.len();
     // Half of the budget for the kernels' values, half for the tiles'.
     let budget = memory_budget() / 2 / (POINTS * size_of::<f32>());
-    let parts = out.div_ceil((budget / c).max(LANES));
+    // When all tiles fit at once, their values are computed once, and as few kernels' as stay in the cache at a time.
+    let at_once = n * down * across * (c + 2 * LANES) <= budget;
+    let share = if at_once {
+        budget.min(CACHED / POINTS)
+    } else {
+        budget
+    };
+    let parts = out.div_ceil((share / c).max(LANES));
     let width = out.div_ceil(parts).next_multiple_of(LANES);
     let lines = (budget / (c + width) / across).clamp(1, n * down);
     let lines = (n * down).div_ceil((n * down).div_ceil(lines));
@@ -80,9 +95,9 @@ pub(super) fn conv(size: Size, y: &mut [f32], x: &[f32], weight: &[f32], bias: &
         .flat_map(|image| image.chunks_mut(4 * ow * out))
         .collect();
     let pitch = POINTS * c + GAP;
-    let mut kernels = vec![0.0; width.min(out) * pitch];
-    let mut tiles = vec![0.0; lines * across * pitch];
-    let mut products = vec![0.0; POINTS * lines * across * width.min(out)];
+    let mut kernels = zeros(width.min(out) * pitch);
+    let mut tiles = zeros(lines * across * pitch);
+    let mut products = zeros(POINTS * lines * across * width.min(out));
     for first in (0..out).step_by(width) {
         let width = width.min(out - first);
         let kernels = &mut kernels[..width * pitch];
@@ -110,10 +125,27 @@ pub(super) fn conv(size: Size, y: &mut [f32], x: &[f32], weight: &[f32], bias: &
                 .par_chunks_exact_mut(count * width)
                 .enumerate()
                 .for_each(|(point, products)| {
-                    let tiles = Matrix { data: &tiles[point * c..], row: pitch, column: 1 };
-                    let kernels = Matrix { data: &kernels[point * c..], row: 1, column: pitch };
+                    let tiles = Matrix {
+                        data: &tiles[point * c..],
+                        row: pitch,
+                        column: 1,
+                    };
+                    let kernels = Matrix {
+                        data: &kernels[point * c..],
+                        row: 1,
+                        column: pitch,
+                    };
                     let serial = Parallelism::None;
-                    product([count, c, width], products, width, false, 1.0, tiles, kernels, serial);
+                    product(
+                        [count, c, width],
+                        products,
+                        width,
+                        false,
+                        1.0,
+                        tiles,
+                        kernels,
+                        serial,
+                    );
                 });
             bands.par_iter_mut().enumerate().for_each(|(i, y)| {
                 let image = (block * lines + i) / down;
@@ -130,16 +162,26 @@ pub(super) fn conv(size: Size, y: &mut [f32], x: &[f32], weight: &[f32], bias: &
 }
 
 /// The 6×6 pixels of `image` behind the outputs from (`line`, `column`) on; none outside.
-fn pixels<'a>(size: &Size, image: &'a [f32], line: usize, column: usize) -> [Option<&'a [f32]>; POINTS] {
+fn pixels<'a>(
+    size: &Size,
+    image: &'a [f32],
+    line: usize,
+    column: usize,
+) -> [Option<&'a [f32]>; POINTS] {
     std::array::from_fn(|i| {
-        let line = (line + i / 6).checked_sub(size.top).filter(|line| *line < size.h)?;
-        let column = (column + i % 6).checked_sub(size.left).filter(|column| *column < size.w)?;
+        let line = (line + i / 6)
+            .checked_sub(size.top)
+            .filter(|line| *line < size.h)?;
+        let column = (column + i % 6)
+            .checked_sub(size.left)
+            .filter(|column| *column < size.w)?;
         Some(&image[(line * size.w + column) * size.c..][..size.c])
     })
 }
 
 fn lanes(x: &[f32]) -> &Lanes {
-    x.first_chunk().expect("the channels are a multiple of the lanes")
+    x.first_chunk()
+        .expect("the channels are a multiple of the lanes")
 }
 
 /// Values at the six points of the transpose of interpolation, for each lane (the matrix Bᵀ of the paper).
@@ -218,7 +260,9 @@ fn transform_tile(values: &mut [f32], pixels: &[Option<&[f32]>; POINTS], c: usiz
 fn transform_kernel(values: &mut [f32], kernel: &[f32], c: usize) {
     for channel in (0..c).step_by(LANES) {
         let columns: [[Lanes; 6]; 3] = std::array::from_fn(|j| {
-            evaluate_kernel(std::array::from_fn(|i| lanes(&kernel[(3 * i + j) * c + channel..])))
+            evaluate_kernel(std::array::from_fn(|i| {
+                lanes(&kernel[(3 * i + j) * c + channel..])
+            }))
         });
         for i in 0..6 {
             let line = evaluate_kernel(std::array::from_fn(|j| &columns[j][i]));
@@ -243,7 +287,9 @@ fn interpolate(
     for (channel, bias) in bias.chunks_exact(LANES).enumerate() {
         let channel = channel * LANES;
         let inner: [[Lanes; 4]; 6] = std::array::from_fn(|j| {
-            interpolate_line(std::array::from_fn(|i| lanes(&values[(6 * i + j) * point + channel..])))
+            interpolate_line(std::array::from_fn(|i| {
+                lanes(&values[(6 * i + j) * point + channel..])
+            }))
         });
         for i in 0..rows {
             let outputs = interpolate_line(std::array::from_fn(|j| &inner[j][i]));
