@@ -1,5 +1,6 @@
-//! Repository tasks: `cargo xtask convert …`, `inspect …`, `import-onnx …`.
+//! Repository tasks: `cargo xtask convert …`, `inspect …`, `import-onnx …`, `bench …`.
 
+mod bench;
 mod convert;
 mod import_onnx;
 mod inspect;
@@ -24,6 +25,9 @@ enum Task {
     Inspect(inspect::Inspect),
     /// An ONNX file becomes a burn module and its weights
     ImportOnnx(import_onnx::ImportOnnx),
+    /// How fast the kernels are on this machine
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Task::Convert(task) => task.run(),
         Task::Inspect(task) => task.run(),
         Task::ImportOnnx(task) => task.run(),
+        Task::Bench(task) => task.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use burn::{
         backend::Backend,
     },
 };
-use i2vgen_kernels::{LayerNorm, Linear, Mask, attention, gelu};
+use i2vgen_kernels::{LayerNorm, Linear, Mask, add, attention, gelu};
 
 use crate::config::Activation;
 
@@ -80,11 +80,9 @@ impl<B: Backend> CLIPEncoderLayer<B> {
     }
 
     fn forward(&self, x: Tensor<B, 3>, mask: Mask) -> Tensor<B, 3> {
-        let x = self
-            .self_attn
-            .forward(self.layer_norm1.forward(x.clone()), mask)
-            + x;
-        self.mlp.forward(self.layer_norm2.forward(x.clone())) + x
+        let normed = self.layer_norm1.forward(x.clone());
+        let x = add(self.self_attn.forward(normed, mask), x);
+        add(self.mlp.forward(self.layer_norm2.forward(x.clone())), x)
     }
 }
 

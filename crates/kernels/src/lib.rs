@@ -15,7 +15,7 @@ mod trace;
 #[cfg(feature = "flex")]
 mod flex;
 
-pub use activation::{geglu, gelu, silu};
+pub use activation::{add, geglu, gelu, silu};
 pub use attention::{Mask, attention, frame_attention};
 pub use check::check;
 pub use conv::{Padding, conv2d, frame_conv};

@@ -22,13 +22,22 @@ fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u32) -> Tensor<B, D>
 }
 
 fn assert_close<const D: usize>(ours: Tensor<TestBackend, D>, oracle: Tensor<Composed, D>) {
+    assert_within(3e-6, ours, oracle);
+}
+
+/// `tolerance` is relative to the largest number.
+fn assert_within<const D: usize>(
+    tolerance: f32,
+    ours: Tensor<TestBackend, D>,
+    oracle: Tensor<Composed, D>,
+) {
     assert_eq!(ours.dims(), oracle.dims());
     let ours: Vec<f32> = ours.into_data().to_vec().unwrap();
     let oracle: Vec<f32> = oracle.into_data().to_vec().unwrap();
     let scale = oracle.iter().fold(1e-3_f32, |m, x| m.max(x.abs()));
     for (i, (a, b)) in ours.iter().zip(&oracle).enumerate() {
         assert!(
-            (a - b).abs() <= 3e-6 * scale,
+            (a - b).abs() <= tolerance * scale,
             "element {i}: {a} instead of {b} (scale {scale})"
         );
     }
@@ -50,6 +59,19 @@ fn activations() {
     check!(3, || silu(data([3, 50, 70], 1) * 8.0));
     check!(3, || gelu(data([3, 50, 70], 2) * 4.0));
     check!(3, || geglu(data([2, 300, 132], 3) * 3.0));
+    check!(3, || add(data([2, 300, 132], 3), data([2, 300, 132], 4)));
+    // An operand that is used again keeps its numbers.
+    let [x, y] = [1, 2].map(|seed| data::<Flex, 1>([40_000], seed));
+    let expected = (x.clone() + y.clone()).into_data();
+    let before = [x.clone().into_data(), y.clone().into_data()];
+    for (a, b) in [
+        (x.clone(), y.clone()),
+        (x.clone() * 1.0, y.clone()),
+        (x.clone(), y.clone() * 1.0),
+    ] {
+        assert_eq!(add(a, b).into_data(), expected);
+    }
+    assert_eq!([x.into_data(), y.into_data()], before);
 }
 
 #[test]
@@ -78,6 +100,15 @@ fn norms() {
         let (ours, oracle) = run(silu);
         assert_close(ours, oracle);
     }
+    // Away from zero, in several parts of unequal length.
+    check!(3, || group_norm(
+        data([2, 1100, 320], 1) + 3.0,
+        data([320], 2),
+        data([320], 3),
+        32,
+        1e-5,
+        false
+    ));
     check!(2, || layer_norm(
         data([777, 40], 4),
         data([40], 5),
@@ -94,6 +125,17 @@ fn linears() {
         Some(data([33], 3))
     ));
     check!(2, || linear(data([1, 5], 1), data([7, 5], 2), None));
+    for [m, k, n] in [
+        [256, 320, 2560],
+        [64, 1280, 320],
+        [77, 1024, 1024],
+        [33, 513, 97],
+    ] {
+        assert_close::<2>(
+            linear(data([m, k], 1), data([n, k], 2), Some(data([n], 3))),
+            linear(data([m, k], 1), data([n, k], 2), Some(data([n], 3))),
+        );
+    }
 }
 
 #[test]
@@ -158,8 +200,87 @@ fn convolutions() {
     ));
 }
 
+/// Shapes and channels of the real model: Winograd's method, the matrix unit and narrow outputs.
+#[test]
+fn convolutions_of_the_real_model() {
+    for (dims @ [_, _, _, c], out, rows) in [
+        // Whole tiles, and images that tiles do not fill.
+        ([2, 16, 16, 320], 320, 2),
+        ([1, 9, 14, 640], 320, 1),
+        ([4, 8, 8, 1280], 128, 2),
+        ([16, 4, 4, 512], 1280, 1),
+        ([1, 33, 31, 128], 256, 1),
+        // To and from few channels.
+        ([2, 17, 12, 4], 320, 1),
+        ([2, 17, 12, 8], 320, 2),
+        ([3, 17, 12, 320], 4, 1),
+        ([1, 40, 40, 128], 3, 1),
+        ([2, 8, 9, 512], 8, 2),
+    ] {
+        let weight = [out, c, 3, 3];
+        let [ours, oracle] = [true, false].map(|ours| {
+            fn run<B: Backend>(dims: [usize; 4], weight: [usize; 4], bias: [usize; 2]) -> Vec<f32> {
+                let bias = Some(data::<B, 2>(bias, 3));
+                let y = conv2d(data(dims, 1), data(weight, 2), bias, 1, Padding::same(1));
+                y.into_data().to_vec().unwrap()
+            }
+            match ours {
+                true => run::<Flex>(dims, weight, [rows, out]),
+                false => run::<Composed>(dims, weight, [rows, out]),
+            }
+        });
+        let scale = oracle.iter().fold(0_f32, |m, x| m.max(x.abs()));
+        let off = ours
+            .iter()
+            .zip(&oracle)
+            .fold(0_f32, |m, (a, b)| m.max((a - b).abs()))
+            / scale;
+        println!("{dims:?} to {out}: {off:e}");
+        // Winograd's method rounds values that are larger than the result; everything else is as exact as f32 sums.
+        let tolerance = if c.min(out) >= 32 { 1e-5 } else { 3e-6 };
+        assert!(
+            ours.len() == oracle.len() && off <= tolerance,
+            "{dims:?} to {out}: {off:e}"
+        );
+    }
+    for (dims @ [_, _, _, c], out, stride, padding) in [
+        ([2, 16, 18, 320], 320, 2, Padding::same(1)),
+        (
+            [1, 17, 16, 128],
+            128,
+            2,
+            Padding {
+                bottom: 1,
+                right: 1,
+                ..Padding::same(0)
+            },
+        ),
+        ([1, 28, 28, 3], 1280, 14, Padding::same(0)),
+    ] {
+        let kernel = if stride == 14 { 14 } else { 3 };
+        let weight = [out, c, kernel, kernel];
+        assert_close::<4>(
+            conv2d(data(dims, 1), data(weight, 2), None, stride, padding),
+            conv2d(data(dims, 1), data(weight, 2), None, stride, padding),
+        );
+    }
+}
+
 #[test]
 fn frame_convolutions() {
+    for (dims @ [_, _, _, c], out) in [
+        ([2, 1, 64, 1280], 1280),
+        ([1, 2, 100, 640], 640),
+        ([1, 16, 33, 320], 320),
+        ([2, 4, 16, 512], 128),
+        ([2, 7, 70, 64], 320),
+    ] {
+        assert_within::<4>(
+            5e-6,
+            frame_conv(data(dims, 1), data([out, c, 3, 1, 1], 2), data([out], 3)),
+            frame_conv(data(dims, 1), data([out, c, 3, 1, 1], 2), data([out], 3)),
+        );
+    }
     for frames in [1, 2, 5] {
         assert_close::<4>(
             frame_conv(

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use i2vgen_kernels::{
-    LayerNorm, Linear, Mask, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
+    LayerNorm, Linear, Mask, add, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
 };
 
 use crate::backbone::repeated_to;
@@ -197,13 +197,11 @@ impl<B: Backend> BasicTransformerBlock<B> {
         context: &KeyValue<B>,
         images: usize,
     ) -> Tensor<B, 3> {
-        let x = self.attn1.forward_self(self.norm1.forward(x.clone())) + x;
+        let x = add(self.attn1.forward_self(self.norm1.forward(x.clone())), x);
         let x = repeated_to(x, images);
-        let x = self
-            .attn2
-            .forward_cross(self.norm2.forward(x.clone()), context)
-            + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        let normed = self.norm2.forward(x.clone());
+        let x = add(self.attn2.forward_cross(normed, context), x);
+        add(self.ff.forward(self.norm3.forward(x.clone())), x)
     }
 
     /// Twice between the frames.
@@ -211,8 +209,8 @@ impl<B: Backend> BasicTransformerBlock<B> {
     /// # Shapes
     /// `x [b, f, s, dim]` → the same
     pub(crate) fn forward_temporal(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = self.attn1.forward_frames(self.norm1.forward(x.clone())) + x;
-        let x = self.attn2.forward_frames(self.norm2.forward(x.clone())) + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        let x = add(self.attn1.forward_frames(self.norm1.forward(x.clone())), x);
+        let x = add(self.attn2.forward_frames(self.norm2.forward(x.clone())), x);
+        add(self.ff.forward(self.norm3.forward(x.clone())), x)
     }
 }

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, Padding, nearest_resize};
+use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, Padding, add, nearest_resize};
 
 /// Epsilon of the group norms in front of convolutions.
 pub(crate) const RESNET_NORM_EPS: f64 = 1e-5;
@@ -52,7 +52,7 @@ impl<B: Backend> ResnetBlock2D<B> {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        x + h
+        add(h, x)
     }
 }
 
@@ -108,7 +108,7 @@ impl<B: Backend> TemporalConvLayer<B> {
         for stage in [&self.conv2, &self.conv3, &self.conv4] {
             h = stage._3.forward(stage._0.forward_silu(h));
         }
-        x + h
+        add(h, x)
     }
 }
 

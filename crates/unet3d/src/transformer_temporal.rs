@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, LayerNorm, Linear};
+use i2vgen_kernels::{GroupNorm, LayerNorm, Linear, add};
 
 use crate::{
     attention::{Attention, BasicTransformerBlock, FeedForward, LAYER_NORM_EPS},
@@ -47,7 +47,7 @@ impl<B: Backend> TransformerTemporalModel<B> {
         for block in &self.transformer_blocks {
             y = block.forward_temporal(y);
         }
-        self.proj_out.forward(y) + x
+        add(self.proj_out.forward(y), x)
     }
 }
 

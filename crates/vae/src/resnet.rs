@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, GroupNorm, Padding, nearest_resize};
+use i2vgen_kernels::{Conv2d, GroupNorm, Padding, add, nearest_resize};
 
 /// Epsilon of every norm in the VAE.
 pub(crate) const EPS: f64 = 1e-6;
@@ -40,7 +40,7 @@ impl<B: Backend> ResnetBlock2D<B> {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        h + x
+        add(h, x)
     }
 }
 

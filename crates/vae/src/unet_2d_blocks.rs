@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, Linear, Mask, attention};
+use i2vgen_kernels::{GroupNorm, Linear, Mask, add, attention};
 
 use crate::resnet::{Downsample2D, EPS, ResnetBlock2D, Upsample2D};
 
@@ -143,6 +143,6 @@ impl<B: Backend> Attention<B> {
         let k = self.to_k.forward(tokens.clone());
         let v = self.to_v.forward(tokens);
         let y = attention(q, k, v, 1, Mask::None);
-        self.to_out[0].forward(y).reshape([n, h, w, c]) + x
+        add(self.to_out[0].forward(y).reshape([n, h, w, c]), x)
     }
 }

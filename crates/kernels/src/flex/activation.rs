@@ -2,7 +2,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{GRAIN, eligible, from_vec, math, unwrap, values, wrap};
+use super::{GRAIN, eligible, from_vec, math, unwrap, values, wrap, zeros};
 
 /// Applies `kernel` to the values, in place when nobody else holds them.
 pub(crate) fn try_unary<B: Backend, const D: usize>(
@@ -19,6 +19,37 @@ pub(crate) fn try_unary<B: Backend, const D: usize>(
     Ok(wrap(x))
 }
 
+/// In place of an operand that nobody else holds.
+pub(crate) fn try_add<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    y: Tensor<B, D>,
+) -> Result<Tensor<B, D>, [Tensor<B, D>; 2]> {
+    if !eligible(&x) || !eligible(&y) || x.dims() != y.dims() {
+        return Err([x, y]);
+    }
+    let dims = x.dims();
+    let (x, y) = (unwrap(x), unwrap(y));
+    let (mut x, y) = if x.is_unique() { (x, y) } else { (y, x) };
+    if x.is_unique() {
+        x.storage_mut::<f32>()
+            .par_chunks_mut(GRAIN)
+            .zip(values(&y).par_chunks(GRAIN))
+            .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        return Ok(wrap(x));
+    }
+    let mut sum = zeros(dims.iter().product());
+    sum.par_chunks_mut(GRAIN)
+        .zip(values(&x).par_chunks(GRAIN))
+        .zip(values(&y).par_chunks(GRAIN))
+        .for_each(|((sum, x), y)| {
+            sum.iter_mut()
+                .zip(x)
+                .zip(y)
+                .for_each(|((sum, x), y)| *sum = x + y);
+        });
+    Ok(from_vec(sum, dims))
+}
+
 pub(crate) fn try_geglu<B: Backend>(x: Tensor<B, 3>) -> Result<Tensor<B, 3>, Tensor<B, 3>> {
     if !eligible(&x) {
         return Err(x);
@@ -26,7 +57,7 @@ pub(crate) fn try_geglu<B: Backend>(x: Tensor<B, 3>) -> Result<Tensor<B, 3>, Ten
     let [b, n, c2] = x.dims();
     let c = c2 / 2;
     let x = unwrap(x);
-    let mut y = vec![0.0; b * n * c];
+    let mut y = zeros(b * n * c);
     let rows = GRAIN.div_ceil(c2);
     y.par_chunks_mut(rows * c)
         .zip(values(&x).par_chunks(rows * c2))

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{
     eligible, from_vec,
     gemm::{Matrix, product},
-    math, unwrap, values,
+    math, unwrap, values, zeros,
 };
 use crate::{Mask, memory_budget};
 
@@ -29,7 +29,7 @@ pub(crate) fn try_attention<B: Backend>(
     let d = c / heads;
     let (q, k, v) = (unwrap(q), unwrap(k.clone()), unwrap(v.clone()));
     let (q, k, v) = (values(&q), values(&k), values(&v));
-    let mut y = vec![0.0; b * n * c];
+    let mut y = zeros(b * n * c);
     let budget = SCORE_BUDGET.min(memory_budget() / size_of::<f32>());
     let block = (budget / m).clamp(1, n.clamp(1, 256));
     let scale = 1.0 / (d as f32).sqrt();
@@ -139,7 +139,7 @@ pub(crate) fn try_frame_attention<B: Backend>(
     let [b, f, s, c] = q.dims();
     let (q, k, v) = (unwrap(q), unwrap(k.clone()), unwrap(v.clone()));
     let (q, k, v) = (values(&q), values(&k), values(&v));
-    let mut y = vec![0.0; b * f * s * c];
+    let mut y = zeros(b * f * s * c);
     // Positions are independent, but a position's frames lie far apart: a task takes a run of positions, computes it in
     // a block of its own and the blocks are copied out.
     const RUN: usize = 16;

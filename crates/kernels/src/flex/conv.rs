@@ -3,14 +3,17 @@ use rayon::prelude::*;
 
 use super::{
     eligible, from_vec,
-    gemm::{Matrix, product, threads},
+    gemm::{Matrix, gathered, gathers, product, threads},
     linear::fill_rows,
-    unwrap, values,
+    unwrap, values, winograd, zeros,
 };
 use crate::Padding;
 
 /// Size of the patch matrix that is built at once, in elements (8 MiB).
 const PATCH_BUDGET: usize = 2 << 20;
+
+/// Widest output for which a convolution multiplies before it gathers.
+const NARROW: usize = 8;
 
 /// Patches (im2col) of a band of output rows, then one matrix product with the whole weight.
 pub(crate) fn try_conv2d<B: Backend>(
@@ -43,7 +46,25 @@ pub(crate) fn try_conv2d<B: Backend>(
         row: 1,
         column: kh * kw * c,
     };
-    let mut y = vec![0.0; n * oh * ow * out];
+    let mut y = zeros(n * oh * ow * out);
+    let size = winograd::Size {
+        n,
+        h,
+        w,
+        c,
+        out,
+        top,
+        left,
+        oh,
+        ow,
+    };
+    if [kh, kw, stride] == [3, 3, 1] && size.pays() {
+        let bias = bias.map(|bias| unwrap(bias.clone()));
+        let none = vec![0.0; out];
+        let bias = bias.as_ref().map_or(&*none, values);
+        winograd::conv(size, &mut y, x, weight.data, bias);
+        return Ok(from_vec(y, [n, oh, ow, out]));
+    }
     if let Some(bias) = bias {
         let [rows, _] = bias.dims();
         let bias = unwrap(bias.clone());
@@ -54,15 +75,47 @@ pub(crate) fn try_conv2d<B: Backend>(
             fill_rows(y, row);
         }
     }
+    if stride == 1 && kh * kw > 1 && out <= NARROW {
+        narrow(size, [kh, kw], &mut y, x, weight);
+        return Ok(from_vec(y, [n, oh, ow, out]));
+    }
 
     let k = kh * kw * c;
+    let m = n * oh * ow;
+    if gathers(m, k, out) {
+        let patch = |i: usize, start: usize, part: &mut [f32]| {
+            let (image, line, column) = (i / (oh * ow), i / ow % oh, i % ow);
+            let image = &x[image * h * w * c..][..h * w * c];
+            let (first, column) = (line * stride, column * stride);
+            // One line of the kernel after the other.
+            let (mut start, mut part) = (start, part);
+            while !part.is_empty() {
+                let (ky, offset) = (start / (kw * c), start % (kw * c));
+                let (run, rest) = part.split_at_mut(part.len().min(kw * c - offset));
+                start += run.len();
+                part = rest;
+                match (first + ky).checked_sub(top).filter(|row| *row < h) {
+                    Some(row) => {
+                        let row = &image[row * w * c..][..w * c];
+                        copy_run(
+                            run,
+                            row,
+                            ((column * c + offset) as isize) - (left * c) as isize,
+                        );
+                    }
+                    None => run.fill(0.0),
+                }
+            }
+        };
+        gathered([m, k, out], &mut y, patch, weight.data);
+        return Ok(from_vec(y, [n, oh, ow, out]));
+    }
     if kh == 1 && kw == 1 && stride == 1 && padding == Padding::same(0) {
         let pixels = Matrix {
             data: x,
             row: c,
             column: 1,
         };
-        let m = n * h * w;
         product(
             [m, c, out],
             &mut y,
@@ -78,7 +131,7 @@ pub(crate) fn try_conv2d<B: Backend>(
 
     // Bands of whole output lines, over all images.
     let lines = (PATCH_BUDGET / (ow * k)).clamp(1, n * oh);
-    let mut patches = vec![0.0; lines * ow * k];
+    let mut patches = zeros(lines * ow * k);
     for (band, y) in y.chunks_mut(lines * ow * out).enumerate() {
         let count = y.len() / (ow * out);
         let patches = &mut patches[..count * ow * k];
@@ -96,12 +149,8 @@ pub(crate) fn try_conv2d<B: Backend>(
                         if row < 0 || row >= h as isize {
                             patch.fill(0.0);
                         } else {
-                            copy_run(
-                                patch,
-                                &image[row as usize * w * c..][..w * c],
-                                left_column,
-                                c,
-                            );
+                            let line = &image[row as usize * w * c..][..w * c];
+                            copy_run(patch, line, left_column * c as isize);
                         }
                     }
                 }
@@ -126,18 +175,98 @@ pub(crate) fn try_conv2d<B: Backend>(
     Ok(from_vec(y, [n, oh, ow, out]))
 }
 
-/// Copies the pixels from column `start` on, with zeros for those outside the image row.
-fn copy_run(patch: &mut [f32], row: &[f32], start: isize, c: usize) {
-    let (len, w) = ((patch.len() / c) as isize, (row.len() / c) as isize);
-    let first = (-start).clamp(0, len);
-    let last = (w - start).clamp(first, len);
-    let (first, last) = (first as usize, last as usize);
-    patch[..first * c].fill(0.0);
-    if last > first {
-        let from = (start + first as isize) as usize * c;
-        patch[first * c..last * c].copy_from_slice(&row[from..from + (last - first) * c]);
+/// A convolution to few channels: the products of every pixel with all of the kernel's positions first, then their sums.
+/// Patches would be many times wider than the output.
+fn narrow(
+    size: winograd::Size,
+    [kh, kw]: [usize; 2],
+    y: &mut [f32],
+    x: &[f32],
+    weight: Matrix<'_>,
+) {
+    let winograd::Size {
+        h,
+        w,
+        c,
+        out,
+        top,
+        left,
+        oh,
+        ow,
+        ..
+    } = size;
+    let width = kh * kw * out;
+    let weight = Matrix {
+        column: c,
+        ..weight
+    };
+    let lines = (PATCH_BUDGET / (w * width)).clamp(1, oh);
+    let mut products = zeros((lines + kh - 1).min(h) * w * width);
+    for (y, x) in y
+        .chunks_exact_mut(oh * ow * out)
+        .zip(x.chunks_exact(h * w * c))
+    {
+        for (band, y) in y.chunks_mut(lines * ow * out).enumerate() {
+            let first = band * lines;
+            let count = y.len() / (ow * out);
+            let above = first.saturating_sub(top).min(h);
+            let below = (first + count + kh - 1).saturating_sub(top).min(h);
+            let m = (below - above) * w;
+            let products = &mut products[..m * width];
+            let pixels = Matrix {
+                data: &x[above * w * c..],
+                row: c,
+                column: 1,
+            };
+            product(
+                [m, c, width],
+                products,
+                width,
+                false,
+                1.0,
+                pixels,
+                weight,
+                threads(m, c, width),
+            );
+            y.par_chunks_exact_mut(ow * out)
+                .enumerate()
+                .for_each(|(i, y)| {
+                    for (ky, row) in (0..kh).map(|ky| (ky, (first + i + ky).wrapping_sub(top))) {
+                        if !(above..below).contains(&row) {
+                            continue;
+                        }
+                        let products = &products[(row - above) * w * width..][..w * width];
+                        for (j, y) in y.chunks_exact_mut(out).enumerate() {
+                            for (kx, column) in (0..kw).map(|kx| (kx, (j + kx).wrapping_sub(left)))
+                            {
+                                if column < w {
+                                    let products = &products[column * width + ky * kw + kx..];
+                                    for (y, product) in
+                                        y.iter_mut().zip(products.iter().step_by(kh * kw))
+                                    {
+                                        *y += product;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                });
+        }
     }
-    patch[last * c..].fill(0.0);
+}
+
+/// Copies what the line `row` has from index `start` on, with zeros for what is outside.
+fn copy_run(run: &mut [f32], row: &[f32], start: isize) {
+    let (len, end) = (run.len() as isize, row.len() as isize);
+    let first = (-start).clamp(0, len);
+    let last = (end - start).clamp(first, len);
+    let from = (start + first) as usize;
+    let (first, last) = (first as usize, last as usize);
+    run[..first].fill(0.0);
+    if last > first {
+        run[first..last].copy_from_slice(&row[from..][..last - first]);
+    }
+    run[last..].fill(0.0);
 }
 
 /// Three products over shifted frames, accumulated in the output: no patches, no copies.
@@ -155,9 +284,31 @@ pub(crate) fn try_frame_conv<B: Backend>(
     // Physically [out, 3, in], as for conv2d.
     let weight = unwrap(weight.clone().permute([0, 2, 3, 4, 1]));
     let weight = values(&weight);
-    let mut y = vec![0.0; b * f * s * out];
+    let mut y = zeros(b * f * s * out);
     fill_rows(&mut y, values(&unwrap(bias.clone())));
     let (frame_in, frame_out) = (s * c, s * out);
+    if gathers(b * f * s, 3 * c, out) {
+        let x = values(&x);
+        let row = |i: usize, start: usize, part: &mut [f32]| {
+            let frame = i / s % f;
+            // One frame after the other.
+            let (mut start, mut part) = (start, part);
+            while !part.is_empty() {
+                let (tap, offset) = (start / c, start % c);
+                let (run, rest) = part.split_at_mut(part.len().min(c - offset));
+                start += run.len();
+                part = rest;
+                match (frame + tap).checked_sub(1).filter(|frame| *frame < f) {
+                    Some(_) => {
+                        run.copy_from_slice(&x[(i + tap * s - s) * c + offset..][..run.len()])
+                    }
+                    None => run.fill(0.0),
+                }
+            }
+        };
+        gathered([b * f * s, 3 * c, out], &mut y, row, weight);
+        return Ok(from_vec(y, [b, f, s, out]));
+    }
     for (y, x) in y
         .chunks_exact_mut(f * frame_out)
         .zip(values(&x).chunks_exact(f * frame_in))

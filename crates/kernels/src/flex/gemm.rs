@@ -1,6 +1,8 @@
-//! A safe front of the `gemm` crate.
+//! Matrix products: a safe front of the `gemm` crate, and the choice of the matrix unit.
 
 use gemm::Parallelism;
+
+use super::amx;
 
 /// A matrix inside a slice: element `(i, j)` is at `i · row + j · column`.
 #[derive(Clone, Copy)]
@@ -70,4 +72,20 @@ pub(super) fn threads(m: usize, k: usize, n: usize) -> Parallelism {
     } else {
         Parallelism::None
     }
+}
+
+/// Whether [`gathered`] is the way to compute a product of this size: there is a matrix unit, and it pays to pack for it.
+pub(super) fn gathers(m: usize, k: usize, n: usize) -> bool {
+    m >= 8 && n >= 8 && m * k * n > 1 << 18 && amx::available()
+}
+
+/// `y += rows · weightᵀ` for `m` rows of length `k` and a weight `[n, k]`; `rows(i, start, part)` fills `part` with row `i`
+/// from column `start` on. Only for sizes that [`gathers`] accepts.
+pub(super) fn gathered(
+    size: [usize; 3],
+    y: &mut [f32],
+    rows: impl Fn(usize, usize, &mut [f32]) + Sync,
+    weight: &[f32],
+) {
+    amx::product(size, y, &rows, weight);
 }

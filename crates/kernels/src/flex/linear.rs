@@ -3,8 +3,8 @@ use rayon::prelude::*;
 
 use super::{
     eligible, from_vec,
-    gemm::{Matrix, product, threads},
-    unwrap, values,
+    gemm::{Matrix, gathered, gathers, product, threads},
+    unwrap, values, zeros,
 };
 
 pub(crate) fn try_linear<B: Backend>(
@@ -18,9 +18,17 @@ pub(crate) fn try_linear<B: Backend>(
     let [rows, input] = x.dims();
     let [out, _] = weight.dims();
     let (x, weight) = (unwrap(x), unwrap(weight.clone()));
-    let mut y = vec![0.0; rows * out];
+    let mut y = zeros(rows * out);
     if let Some(bias) = bias {
         fill_rows(&mut y, values(&unwrap(bias.clone())));
+    }
+    if gathers(rows, input, out) {
+        let x = values(&x);
+        let row = |i: usize, start: usize, part: &mut [f32]| {
+            part.copy_from_slice(&x[i * input + start..][..part.len()]);
+        };
+        gathered([rows, input, out], &mut y, row, values(&weight));
+        return Ok(from_vec(y, [rows, out]));
     }
     product(
         [rows, input, out],

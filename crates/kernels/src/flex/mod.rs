@@ -5,6 +5,8 @@
 //! parts of fixed size, so results do not depend on the number of threads.
 
 pub(crate) mod activation;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_amx.rs")]
+mod amx;
 mod attention;
 mod conv;
 mod gemm;
@@ -13,9 +15,10 @@ mod linear;
 mod math;
 mod norm;
 mod resize;
+mod winograd;
 
 pub(crate) use self::half::{in_f32, widen};
-pub(crate) use activation::{try_geglu, try_unary};
+pub(crate) use activation::{try_add, try_geglu, try_unary};
 pub(crate) use attention::{try_attention, try_frame_attention};
 pub(crate) use conv::{try_conv2d, try_frame_conv};
 pub(crate) use linear::try_linear;
@@ -67,6 +70,29 @@ fn from_vec<B: Backend, const D: usize>(data: Vec<f32>, dims: [usize; D]) -> Ten
 /// The values of a contiguous f32 tensor.
 fn values(x: &FlexTensor) -> &[f32] {
     x.storage::<f32>()
+}
+
+/// `len` zeros. From 4 MiB on, Linux is asked for large pages: a 512th of the page faults, and products miss the address
+/// cache less often.
+fn zeros<T: bytemuck::Pod>(len: usize) -> Vec<T> {
+    let zeros = vec![T::zeroed(); len];
+    #[cfg(target_os = "linux")]
+    if std::mem::size_of_val(&*zeros) >= 4 << 20 {
+        const PAGE: usize = 4096;
+        let range = zeros.as_ptr_range();
+        let first = range.start.addr().next_multiple_of(PAGE);
+        let size = (range.end.addr() - first) / PAGE * PAGE;
+        // SAFETY: advice about whole pages of our own memory; it does not change what is in them. That it may be refused
+        // does no harm.
+        unsafe {
+            libc::madvise(
+                range.start.with_addr(first).cast_mut().cast(),
+                size,
+                libc::MADV_HUGEPAGE,
+            )
+        };
+    }
+    zeros
 }
 
 /// Every part of work that one thread takes at once has about this many elements.

@@ -2,7 +2,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{GRAIN, eligible, from_vec, math, unwrap, values};
+use super::{GRAIN, eligible, from_vec, math, unwrap, values, zeros};
 
 pub(crate) fn try_layer_norm<B: Backend>(
     x: Tensor<B, 2>,
@@ -16,7 +16,7 @@ pub(crate) fn try_layer_norm<B: Backend>(
     let [rows, c] = x.dims();
     let (x, weight, bias) = (unwrap(x), unwrap(weight.clone()), unwrap(bias.clone()));
     let (weight, bias) = (values(&weight), values(&bias));
-    let mut y = vec![0.0; rows * c];
+    let mut y = zeros(rows * c);
     let part = GRAIN.div_ceil(c) * c;
     y.par_chunks_mut(part)
         .zip(values(&x).par_chunks(part))
@@ -69,18 +69,19 @@ pub(crate) fn try_group_norm<B: Backend>(
     let (x, weight, bias) = (unwrap(x), unwrap(weight.clone()), unwrap(bias.clone()));
     let (x, weight, bias) = (values(&x), values(&weight), values(&bias));
 
-    // Two passes (mean, then squared distances from it): the one-pass formula loses all digits when |mean| >> std.
-    let zero = vec![0.0; c];
-    let mean: Vec<Vec<f32>> = group_means(x, n, s, c, groups, |_| &zero, column_sums);
-    let var: Vec<Vec<f32>> = group_means(x, n, s, c, groups, |i| &mean[i], column_squares);
+    let moments: Vec<[Vec<f32>; 2]> = (0..n)
+        .into_par_iter()
+        .map(|i| group_moments(&x[i * s * c..(i + 1) * s * c], c, groups))
+        .collect();
 
-    let mut y = vec![0.0; n * s * c];
+    let mut y = zeros(n * s * c);
     let part = GRAIN.div_ceil(c) * c;
     y.par_chunks_mut(s * c)
         .zip(x.par_chunks(s * c))
         .enumerate()
         .for_each(|(i, (y, x))| {
-            let scale: Vec<f32> = var[i]
+            let [mean, var] = &moments[i];
+            let scale: Vec<f32> = var
                 .iter()
                 .zip(weight)
                 .map(|(v, w)| w / (v + eps as f32).sqrt())
@@ -88,52 +89,53 @@ pub(crate) fn try_group_norm<B: Backend>(
             let kernel = if silu { affine_silu } else { affine };
             y.par_chunks_mut(part)
                 .zip(x.par_chunks(part))
-                .for_each(|(y, x)| kernel(y, x, &mean[i], &scale, bias));
+                .for_each(|(y, x)| kernel(y, x, mean, &scale, bias));
         });
     Ok(from_vec(y, [n, s, c]))
 }
 
-/// Per image and channel, the mean of `columns` over the channel's group and all positions.
-fn group_means<'a>(
-    x: &[f32],
-    n: usize,
-    s: usize,
-    c: usize,
-    groups: usize,
-    centre: impl Fn(usize) -> &'a [f32] + Sync,
-    columns: fn(&mut [f32], &[f32], &[f32]),
-) -> Vec<Vec<f32>> {
+/// Per channel, mean and variance of the channel's group over all positions of one image.
+///
+/// Parts that stay in the cache are read twice, for the means and then for the squared distances from them (the one-pass
+/// formula loses all digits when |mean| >> std), and the parts are combined exactly: the squares around another centre are
+/// larger by the squared distance of the centres (Chan, Golub and LeVeque, 1979).
+fn group_moments(image: &[f32], c: usize, groups: usize) -> [Vec<f32>; 2] {
     let part = GRAIN.div_ceil(c);
     let width = c / groups;
-    (0..n)
-        .into_par_iter()
-        .map(|i| {
-            let image = &x[i * s * c..(i + 1) * s * c];
-            let partial: Vec<Vec<f32>> = image
-                .par_chunks(part * c)
-                .map(|rows| {
-                    let mut sums = vec![0.0; c];
-                    columns(&mut sums, rows, centre(i));
-                    sums
-                })
-                .collect();
-            let mut out = vec![0.0; c];
-            for group in 0..groups {
-                let range = group * width..(group + 1) * width;
-                let total: f64 = partial
-                    .iter()
-                    .flat_map(|p| &p[range.clone()])
-                    .map(|v| f64::from(*v))
-                    .sum();
-                out[range].fill((total / (s * width) as f64) as f32);
-            }
-            out
+    // Per part: its positions, and per channel the sum and the squared distances.
+    let parts: Vec<(usize, Vec<f32>, Vec<f32>)> = image
+        .par_chunks(part * c)
+        .map(|rows| {
+            let count = rows.len() / c;
+            let (mut sums, mut squares) = (vec![0.0; c], vec![0.0; c]);
+            column_sums(&mut sums, rows);
+            let means: Vec<f32> = sums.iter().map(|sum| sum / count as f32).collect();
+            column_squares(&mut squares, rows, &means);
+            (count, means, squares)
         })
-        .collect()
+        .collect();
+    let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
+    let total = (image.len() / groups) as f64;
+    for group in 0..groups {
+        let range = group * width..(group + 1) * width;
+        let sum = |term: &dyn Fn(f64, f64, f64) -> f64| -> f64 {
+            let of_part = |(count, means, squares): &(usize, Vec<f32>, Vec<f32>)| {
+                let columns = means[range.clone()].iter().zip(&squares[range.clone()]);
+                let terms = columns.map(|(m, q)| term(*count as f64, f64::from(*m), f64::from(*q)));
+                terms.sum::<f64>()
+            };
+            parts.iter().map(of_part).sum::<f64>() / total
+        };
+        let centre = sum(&|count, mean, _| count * mean);
+        let variance = sum(&|count, mean, squares| squares + count * (mean - centre).powi(2));
+        mean[range.clone()].fill(centre as f32);
+        var[range.clone()].fill(variance as f32);
+    }
+    [mean, var]
 }
 
 #[multiversion(targets = "simd")]
-fn column_sums(sums: &mut [f32], rows: &[f32], _centre: &[f32]) {
+fn column_sums(sums: &mut [f32], rows: &[f32]) {
     for row in rows.chunks_exact(sums.len()) {
         for (sum, x) in sums.iter_mut().zip(row) {
             *sum += x;

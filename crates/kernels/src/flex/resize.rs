@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 use rayon::prelude::*;
 
-use super::{eligible, from_vec, unwrap, values};
+use super::{eligible, from_vec, unwrap, values, zeros};
 use crate::resize::nearest_index;
 
 pub(crate) fn try_nearest_resize<B: Backend>(
@@ -15,7 +15,7 @@ pub(crate) fn try_nearest_resize<B: Backend>(
     let [n, h, w, c] = x.dims();
     let x = unwrap(x);
     let x = values(&x);
-    let mut y = vec![0.0; n * height * width * c];
+    let mut y = zeros(n * height * width * c);
     y.par_chunks_mut(width * c)
         .enumerate()
         .for_each(|(line, y)| {

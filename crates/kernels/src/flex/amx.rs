@@ -1,0 +1,438 @@
+//! f32 products on the matrix unit of recent Intel processors (AMX), which multiplies bf16 and sums in f32.
+//!
+//! An f32 has 24 significant bits, a bf16 eight: every number is split exactly in three bf16 (`high + middle + low`), and
+//! of the nine products of two such sums the six that are not below f32's own rounding are taken. What is left are the
+//! roundings of the f32 sums, six times as many; six tile products still take less than half the time of one in AVX-512.
+//!
+//! The left matrix is never built: a closure fills in a part of a row, so a convolution gathers its patches straight into
+//! the packed tiles.
+
+use std::{
+    arch::{asm, x86_64::*},
+    sync::OnceLock,
+};
+
+use rayon::prelude::*;
+
+/// Rows and columns of the block of the result that stays in the tile registers: 2 × 2 tiles of 16.
+const PANEL: usize = 32;
+/// Depth of one tile product.
+const STEP: usize = 32;
+/// bf16 numbers of one step of a packed panel: three parts of two tiles of 16 × 32.
+const PACKED: usize = 3 * 2 * 16 * STEP;
+/// Steps that are packed at once: a panel of them takes 120 KiB.
+const STEPS: usize = 20;
+/// Rows of the result that one task computes; its packed rows take 960 KiB of the second-level cache.
+const ROWS: usize = 256;
+/// Columns that are packed at once for all tasks, in at most 7.5 MiB.
+const COLUMNS: usize = 2048;
+
+/// Whether the processor has the unit and the system lets this process use it. `I2VGEN_AMX=0` turns it off.
+pub(super) fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let wanted = std::env::var_os("I2VGEN_AMX").is_none_or(|value| value != "0");
+        wanted && supported() && permitted()
+    })
+}
+
+fn supported() -> bool {
+    const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    // Both checks read cpuid only.
+    let edx = __cpuid_count(7, 0).edx;
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bf16")
+        && edx & BF16_AND_TILE == BF16_AND_TILE
+}
+
+/// Linux enlarges the register state of a process only when asked (`arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)`).
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    let result: isize;
+    // SAFETY: the system call takes two numbers and touches no memory of ours.
+    unsafe {
+        asm!("syscall", inlateout("rax") 158_isize => result, in("rdi") 0x1023, in("rsi") 18,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// `y += rows · weightᵀ` for `m` rows of length `k` and a weight `[n, k]`; `rows(i, start, part)` fills `part` with row
+/// `i` from column `start` on.
+///
+/// Only call it when [`available`].
+pub(super) fn product(
+    [m, k, n]: [usize; 3],
+    y: &mut [f32],
+    rows: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+    weight: &[f32],
+) {
+    assert!(available() && y.len() == m * n && weight.len() == n * k);
+    if m * k * n == 0 {
+        return;
+    }
+    let steps = k.div_ceil(STEP);
+    let steps = steps.div_ceil(steps.div_ceil(STEPS));
+    // Few rows: the tasks of a block of rows share out its columns.
+    let blocks = m.div_ceil(ROWS.min(m.div_ceil(2).next_multiple_of(PANEL)));
+    let height = m.div_ceil(blocks).next_multiple_of(PANEL);
+    let blocks = m.div_ceil(height);
+    let output = Output(y.as_mut_ptr());
+    let output = &output;
+    let mut packed = super::zeros(n.min(COLUMNS).div_ceil(PANEL) * steps * PACKED);
+    for column in (0..n).step_by(COLUMNS) {
+        let panels = COLUMNS.min(n - column).div_ceil(PANEL);
+        let shares = rayon::current_num_threads().div_ceil(blocks).min(panels);
+        let share = panels.div_ceil(shares);
+        for start in (0..k).step_by(steps * STEP) {
+            let depth = (k - start).min(steps * STEP);
+            let panel = depth.div_ceil(STEP) * PACKED;
+            packed[..panels * panel]
+                .par_chunks_mut(panel)
+                .enumerate()
+                .for_each(|(i, packed)| {
+                    let first = column + i * PANEL;
+                    let columns = &weight[first * k..n.min(first + PANEL) * k];
+                    // SAFETY: `available` has found the instructions.
+                    unsafe { pack_columns(packed, columns, k, start, depth) }
+                });
+            let packed = &packed[..panels * panel];
+            (0..blocks * shares).into_par_iter().for_each(|task| {
+                let top = task / shares * height;
+                let count = height.min(m - top);
+                let fill = |i: usize, part: &mut [f32]| rows(top + i, start, part);
+                // SAFETY: as above.
+                let left = unsafe { pack_rows(count, depth, &fill) };
+                let _tiles = Tiles::new();
+                let first = task % shares * share;
+                for i in first..panels.min(first + share) {
+                    let right = &packed[i * panel..(i + 1) * panel];
+                    let column = column + i * PANEL;
+                    for (j, left) in left.chunks_exact(panel).enumerate() {
+                        let row = top + j * PANEL;
+                        // SAFETY: the block lies within `y`, no other task has it (blocks of rows and shares of columns
+                        // are disjoint), and this thread's tiles are configured.
+                        unsafe {
+                            let corner = output.0.add(row * n + column);
+                            multiply_edge(left, right, corner, n, [m - row, n - column]);
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// The result, of which every task writes its own part.
+struct Output(*mut f32);
+
+// SAFETY: the tasks write disjoint parts.
+unsafe impl Sync for Output {}
+
+/// This thread's eight tiles, all of 16 rows of 64 bytes, until dropped.
+struct Tiles;
+
+impl Tiles {
+    fn new() -> Self {
+        #[repr(C, align(64))]
+        struct Config([u8; 64]);
+        let mut config = Config([0; 64]);
+        config.0[0] = 1;
+        for tile in 0..8 {
+            config.0[16 + 2 * tile] = 64;
+            config.0[48 + tile] = 16;
+        }
+        // SAFETY: only reached when the unit is available; the configuration is valid.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        Self
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: only reached when the unit is available; nothing uses the tiles any more.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// `multiply`, through a copy where the block leaves the `[rows, columns]` that are left.
+///
+/// # Safety
+/// As [`multiply`], within what is left.
+unsafe fn multiply_edge(
+    left: &[u16],
+    right: &[u16],
+    y: *mut f32,
+    stride: usize,
+    [rows, columns]: [usize; 2],
+) {
+    if rows >= PANEL && columns >= PANEL {
+        // SAFETY: the whole block is there.
+        return unsafe { multiply(left, right, y, stride) };
+    }
+    let (rows, columns) = (rows.min(PANEL), columns.min(PANEL));
+    let mut block = [0.0; PANEL * PANEL];
+    // SAFETY: only what is left of `y` is read and written.
+    unsafe {
+        for i in 0..rows {
+            let line = std::slice::from_raw_parts(y.add(i * stride), columns);
+            block[i * PANEL..][..columns].copy_from_slice(line);
+        }
+        multiply(left, right, block.as_mut_ptr(), PANEL);
+        for i in 0..rows {
+            let line = std::slice::from_raw_parts_mut(y.add(i * stride), columns);
+            line.copy_from_slice(&block[i * PANEL..][..columns]);
+        }
+    }
+}
+
+/// `y += left · right` for a block of 32 × 32 with lines `stride` apart and packed panels of the same depth.
+///
+/// # Safety
+/// The tiles are configured and the block may be read and written.
+unsafe fn multiply(left: &[u16], right: &[u16], y: *mut f32, stride: usize) {
+    assert!(left.len() == right.len() && !left.is_empty() && left.len().is_multiple_of(PACKED));
+    // Of every step, the parts are at 0 (high), 2048 (middle) and 4096 (low). From one pair of parts to the next only one
+    // side changes.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{y} + {stride}*1]",
+            "tileloadd tmm1, [{y} + {stride}*1 + 64]",
+            "tileloadd tmm2, [{z} + {stride}*1]",
+            "tileloadd tmm3, [{z} + {stride}*1 + 64]",
+            "2:",
+            "tileloadd tmm4, [{a} + {line}*1]",
+            "tileloadd tmm6, [{b} + {line}*1 + 4096]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b} + {line}*1 + 5120]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm6, [{b} + {line}*1 + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {line}*1 + 3072]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm4, [{a} + {line}*1 + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {line}*1 + 3072]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm6, [{b} + {line}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm4, [{a} + {line}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm4, [{a} + {line}*1 + 4096]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {line}*1 + 5120]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 6144",
+            "add {b}, 6144",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{y} + {stride}*1], tmm0",
+            "tilestored [{y} + {stride}*1 + 64], tmm1",
+            "tilestored [{z} + {stride}*1], tmm2",
+            "tilestored [{z} + {stride}*1 + 64], tmm3",
+            y = in(reg) y,
+            z = in(reg) y.wrapping_add(16 * stride),
+            stride = in(reg) stride * size_of::<f32>(),
+            a = inout(reg) left.as_ptr() => _,
+            b = inout(reg) right.as_ptr() => _,
+            line = in(reg) 64_usize,
+            steps = inout(reg) left.len() / PACKED => _,
+            options(nostack),
+        );
+    }
+}
+
+/// 32 numbers in three bf16 each: high, middle, low.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn split(a: __m512, b: __m512) -> [__m512i; 3] {
+    // A bf16 is the upper half of an f32.
+    let widen = |x: __m512i| {
+        let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x));
+        let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(x));
+        [low, high].map(|x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)))
+    };
+    // SAFETY: both are 512 bits without invalid values.
+    let bits = |x: __m512bh| unsafe { std::mem::transmute::<__m512bh, __m512i>(x) };
+    let high = bits(_mm512_cvtne2ps_pbh(b, a));
+    let [c, d] = widen(high);
+    let (a, b) = (_mm512_sub_ps(a, c), _mm512_sub_ps(b, d));
+    let middle = bits(_mm512_cvtne2ps_pbh(b, a));
+    let [c, d] = widen(middle);
+    let (a, b) = (_mm512_sub_ps(a, c), _mm512_sub_ps(b, d));
+    [high, middle, bits(_mm512_cvtne2ps_pbh(b, a))]
+}
+
+/// Packs `count` rows as left operands: per panel and step, the three parts of two tiles of 16 rows × 32.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_rows(count: usize, depth: usize, fill: &dyn Fn(usize, &mut [f32])) -> Vec<u16> {
+    let steps = depth.div_ceil(STEP);
+    let mut packed = vec![0; count.div_ceil(PANEL) * steps * PACKED];
+    let mut row = [0.0_f32; STEPS * STEP];
+    for i in 0..count {
+        fill(i, &mut row[..depth]);
+        let panel = &mut packed[i / PANEL * steps * PACKED..];
+        for (step, part) in row[..steps * STEP].chunks_exact(STEP).enumerate() {
+            let place = step * PACKED + i % PANEL * STEP;
+            // SAFETY: a part has 32 numbers.
+            let parts = unsafe {
+                split(
+                    _mm512_loadu_ps(part.as_ptr()),
+                    _mm512_loadu_ps(part[16..].as_ptr()),
+                )
+            };
+            for (t, part) in parts.into_iter().enumerate() {
+                let place = &mut panel[place + t * PANEL * STEP..][..STEP];
+                // SAFETY: the place has 32 numbers of 16 bits.
+                unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), part) };
+            }
+        }
+    }
+    packed
+}
+
+/// Packs up to 32 columns, which are the rows of `weight` (`k` apart), as right operands: per step, the three parts of two
+/// tiles of 16 pairs × 16 columns.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, depth: usize) {
+    let count = weight.len() / k;
+    for (step, packed) in packed.chunks_exact_mut(PACKED).enumerate() {
+        let first = start + step * STEP;
+        let len = STEP.min(start + depth - first);
+        let lower = u16::MAX.checked_shr(16 - len.min(16) as u32).unwrap_or(0);
+        let upper = u16::MAX.checked_shr(32 - len.max(16) as u32).unwrap_or(0);
+        for half in 0..2 {
+            let mut tiles = [[_mm512_setzero_si512(); 16]; 3];
+            for i in 0..16.min(count.saturating_sub(16 * half)) {
+                let part = weight[(16 * half + i) * k + first..][..len].as_ptr();
+                // SAFETY: the masks leave out what is beyond the end of the part.
+                let parts = unsafe {
+                    split(
+                        _mm512_maskz_loadu_ps(lower, part),
+                        _mm512_maskz_loadu_ps(upper, part.wrapping_add(16)),
+                    )
+                };
+                for (tile, part) in tiles.iter_mut().zip(parts) {
+                    tile[i] = part;
+                }
+            }
+            for (t, tile) in tiles.into_iter().enumerate() {
+                let place = &mut packed[(2 * t + half) * 16 * STEP..][..16 * STEP];
+                for (line, place) in transpose(tile)
+                    .into_iter()
+                    .zip(place.chunks_exact_mut(STEP))
+                {
+                    // SAFETY: the place has 32 numbers of 16 bits.
+                    unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), line) };
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 16 × 16 numbers of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
+    let zero = _mm512_setzero_si512();
+    // Within the four quarters of the registers: 4 × 4 transpositions of groups of four rows.
+    let mut y = [zero; 16];
+    for i in 0..4 {
+        let [a, b, c, d] = [x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]];
+        let (p, q) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (r, s) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        y[4 * i] = _mm512_unpacklo_epi64(p, r);
+        y[4 * i + 1] = _mm512_unpackhi_epi64(p, r);
+        y[4 * i + 2] = _mm512_unpacklo_epi64(q, s);
+        y[4 * i + 3] = _mm512_unpackhi_epi64(q, s);
+    }
+    // Then the quarters themselves.
+    let mut z = [zero; 16];
+    for j in 0..4 {
+        let [a, b, c, d] = [y[j], y[4 + j], y[8 + j], y[12 + j]];
+        let (p, q) = (
+            _mm512_shuffle_i32x4::<0x88>(a, b),
+            _mm512_shuffle_i32x4::<0xdd>(a, b),
+        );
+        let (r, s) = (
+            _mm512_shuffle_i32x4::<0x88>(c, d),
+            _mm512_shuffle_i32x4::<0xdd>(c, d),
+        );
+        z[j] = _mm512_shuffle_i32x4::<0x88>(p, r);
+        z[8 + j] = _mm512_shuffle_i32x4::<0xdd>(p, r);
+        z[4 + j] = _mm512_shuffle_i32x4::<0x88>(q, s);
+        z[12 + j] = _mm512_shuffle_i32x4::<0xdd>(q, s);
+    }
+    z
+}
+
+#[cfg(test)]
+mod tests {
+    /// Against f64. Sizes beside and beyond every block size.
+    #[test]
+    fn accurate() {
+        if !super::available() {
+            return;
+        }
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        for [m, k, n] in [
+            [1, 1, 1],
+            [33, 65, 31],
+            [32, 32, 32],
+            [300, 700, 70],
+            [40, 33, 2100],
+        ] {
+            let x: Vec<f32> = (0..m * k).map(|_| random()).collect();
+            let w: Vec<f32> = (0..n * k).map(|_| random()).collect();
+            let mut y: Vec<f32> = (0..m * n).map(|_| random()).collect();
+            let exact: Vec<f64> = (0..m * n)
+                .map(|i| {
+                    let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
+                    let sum: f64 = x
+                        .iter()
+                        .zip(w)
+                        .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                        .sum();
+                    sum + f64::from(y[i])
+                })
+                .collect();
+            let rows = |i: usize, start: usize, part: &mut [f32]| {
+                part.copy_from_slice(&x[i * k + start..][..part.len()]);
+            };
+            super::product([m, k, n], &mut y, &rows, &w);
+            let worst = y
+                .iter()
+                .zip(&exact)
+                .map(|(y, e)| (f64::from(*y) - e).abs())
+                .fold(0.0, f64::max);
+            println!("{m}x{k}x{n}: {worst:e}");
+            assert!(worst < 1e-6 * (k as f64).sqrt(), "{m}x{k}x{n}: {worst:e}");
+        }
+    }
+}
