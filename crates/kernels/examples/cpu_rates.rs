@@ -1,4 +1,4 @@
-//! Rates of the CPU kernels in shapes of the real model: `cargo run --release -p i2vgen-kernels --example cpu_rates [FILTER]`.
+//! Rates of the CPU kernels in shapes of the real model: `cargo xtask bench cpu [FILTER]`.
 //!
 //! Prints the fewest processor milliseconds of some runs (all threads together: other programs disturb that least), the
 //! rate that they make for one processor, and its ratio to that of a large matrix product of the `gemm` crate. A rate counts
