@@ -122,7 +122,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
     pub(crate) stream_unet: Option<bool>,
-    /// How much memory to spend on speed; the numbers are the same. low: --split-guidance and --vae-slicing; min: also
+    /// How much memory to spend on speed; the numbers agree to rounding. low: --split-guidance and --vae-slicing; min: also
     /// --stream-unet [default: normal]
     #[arg(long, value_enum)]
     pub(crate) memory: Option<MemoryArg>,

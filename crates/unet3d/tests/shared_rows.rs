@@ -1,4 +1,5 @@
-//! Rows of text that share a video are computed together until they meet their text: the same bits as computed apart.
+//! Rows of text that share a video are computed together until they meet their text: the same as computed apart, but for
+//! rounding (a kernel is chosen by the number of rows).
 
 use burn::{
     backend::Flex,
@@ -15,6 +16,14 @@ fn data<const D: usize>(dims: [usize; D], seed: i64) -> Tensor<Flex, D> {
     let len = dims.iter().product::<usize>() as i64;
     let numbers = Tensor::<Flex, 1, Int>::arange(0..len, &Default::default()).float();
     (numbers * 12.9898 + seed as f32).sin().reshape(dims)
+}
+
+#[track_caller]
+fn close(found: Tensor<Flex, 5>, expected: Tensor<Flex, 5>) {
+    assert_eq!(found.dims(), expected.dims());
+    let scale = expected.clone().abs().max().into_scalar();
+    let off = (found - expected).abs().max().into_scalar();
+    assert!(off <= 3e-6 * scale, "{off} of {scale}");
 }
 
 fn twice<const D: usize>(x: Tensor<Flex, D>) -> Tensor<Flex, D> {
@@ -42,7 +51,7 @@ fn of_the_image_to_video_unet() {
     assert_ne!(halves[0].to_data(), halves[1].to_data());
     for latents in [x.clone(), twice(x.clone())] {
         let found = unet.forward(latents, 300.0, &shared).expect("runs");
-        assert_eq!(found.to_data(), expected.to_data());
+        close(found, expected.clone());
     }
     // Parts of the rows, whole groups and others.
     for (start, count) in [(0, 2), (2, 2), (1, 2), (3, 1)] {
@@ -50,9 +59,9 @@ fn of_the_image_to_video_unet() {
         let [found, expected] = [&shared, &apart].map(|conditioning| {
             let part = conditioning.narrow(start, count);
             let y = unet.forward(latents.clone(), 300.0, &part);
-            y.expect("runs").to_data()
+            y.expect("runs")
         });
-        assert_eq!(found, expected, "{start}, {count}");
+        close(found, expected);
     }
     for rows in [1, 3] {
         let wrong = data([rows, 4, 3, 7, 10], 4);
@@ -75,10 +84,7 @@ fn of_the_second_stage() {
     let unet = UNet3DConditionModel::<Flex>::new(config, &Default::default()).expect("builds");
     let text = unet.prepare(data([2, 5, 8], 1)).expect("prepares");
     let x = data([1, 4, 3, 7, 10], 4);
-    let expected = unet
-        .forward(twice(x.clone()), 300.5, &text)
-        .expect("runs")
-        .to_data();
-    let found = unet.forward(x, 300.5, &text).expect("runs").to_data();
-    assert_eq!(found, expected);
+    let expected = unet.forward(twice(x.clone()), 300.5, &text).expect("runs");
+    let found = unet.forward(x, 300.5, &text).expect("runs");
+    close(found, expected);
 }

@@ -74,12 +74,7 @@ fn every_choice_changes_the_video_and_is_repeated() {
         );
         seen.push(made);
     }
-    for same in [
-        "--vae-slicing",
-        "--split-guidance",
-        "--keep-resident",
-        "--threads=1",
-    ] {
+    for same in ["--vae-slicing", "--keep-resident", "--threads=1"] {
         ok(&run(
             path,
             &[&RUN[..], &[same, "--output", "a.safetensors"]].concat(),
