@@ -237,6 +237,7 @@ impl Bench {
             videos: 1,
             guided: true,
             split_guidance: false,
+            stream_unet: false,
             model_evaluations: 1,
             decode_chunk_size: 1,
             clip_skip: 1,

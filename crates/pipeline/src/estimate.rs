@@ -51,6 +51,8 @@ pub struct EstimateInput {
     pub guided: bool,
     /// Whether the UNet sees the two halves of these rows one after the other.
     pub split_guidance: bool,
+    /// Whether the UNet's layers are read when they are used, so that one of them is in memory at a time.
+    pub stream_unet: bool,
     /// How often the UNet is run: once per step, more often with schedulers of higher order.
     pub model_evaluations: usize,
     /// Frames that the VAE decodes at once; 0 if the run ends with latents.
@@ -72,7 +74,7 @@ pub struct EstimateInput {
 pub struct StageEstimate {
     /// As in the timings of a run: `text_encoder`, `image_encoder`, `vae_encode`, `unet_prepare`, `denoise`, `vae_decode`.
     pub name: &'static str,
-    /// Parameters of the component; the UNet and the VAE are whole in each of their two stages.
+    /// Parameters of the component that are in memory; the UNet and the VAE are whole in each of their two stages.
     pub parameters: u64,
     /// Bytes of the loaded weights.
     pub weight_bytes: u64,
@@ -187,6 +189,7 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     }
     let text = encoder;
     let vision = clip::vision(&vision);
+    let streamed = (input.stream_unet && !input.resident).then(|| unet::streamed(&unet));
     let unet = unet::Walk::new(&unet, size);
     let grid = input.tiling.map(|tiling| tiles::Grid::new(tiling, factor));
     let moments = 2.0 * vae.latent_channels as f64;
@@ -221,18 +224,22 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         small: meter.most_small + alive[0],
         flops_per_run: meter.flops,
     };
+    let of_unet = |meter: &Meter, other: &Meter| {
+        let mut count = half(meter, other, unet.held);
+        if let Some(values) = streamed {
+            count.parameters = [0.0, values.min(total(count.parameters))];
+            count.loading = total(count.parameters);
+        }
+        count
+    };
     let mut stages = vec![
         ("text_encoder", whole(&text), guidance as usize),
         ("image_encoder", whole(&vision), 1),
         ("vae_encode", half(&encode, &decode, [0.0; 2]), 1),
-        (
-            "unet_prepare",
-            half(&unet.prepare, &unet.step, unet.held),
-            1,
-        ),
+        ("unet_prepare", of_unet(&unet.prepare, &unet.step), 1),
         (
             "denoise",
-            half(&unet.step, &unet.prepare, unet.held),
+            of_unet(&unet.step, &unet.prepare),
             input.model_evaluations,
         ),
     ];
@@ -326,6 +333,7 @@ impl Estimate {
         let weights_rule = largest.is_some_and(|s| s.activation_bytes < peak_bytes / 4);
         let advice = match peak_stage {
             _ if weights_rule && input.resident => "do not keep all components loaded",
+            "denoise" | "unet_prepare" if weights_rule && !input.stream_unet => "use --memory min",
             _ if weights_rule => {
                 "the weights alone need most of it; use a machine with more memory"
             }

@@ -173,6 +173,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             videos: prompts * options.num_videos_per_prompt,
             guided: options.guided(),
             split_guidance: options.split_guidance,
+            stream_unet: options.stream_unet,
             model_evaluations: scheduler.timesteps().len(),
             decode_chunk_size: match options.output_type {
                 OutputType::Video => options.decode_chunk_size,

@@ -61,6 +61,7 @@ fn input() -> EstimateInput {
         videos: 1,
         guided: true,
         split_guidance: false,
+        stream_unet: false,
         model_evaluations: 2,
         decode_chunk_size: 1,
         clip_skip: 1,
@@ -256,6 +257,18 @@ fn what_changes_the_peak() {
     let [whole, halves] = [&large, &split].map(denoise);
     assert!(halves.activation_bytes < whole.activation_bytes * 3 / 5);
     assert!(whole.flops().abs_diff(halves.flops()) < whole.flops() / 1000);
+    // `--memory min` at 256×256, 8 frames, 1 step: 2.57 GB measured (BENCHMARKS.md), in the image encoder.
+    let streamed = EstimateInput {
+        num_frames: 8,
+        split_guidance: true,
+        stream_unet: true,
+        ..input()
+    };
+    let gigabytes = peak(&streamed) as f64 / 1e9;
+    assert!((gigabytes / 2.57 - 1.0).abs() < 0.1, "{gigabytes}");
+    // The largest layer has 47 million parameters, what stays 17 million; the whole UNet 1420.
+    let weights = denoise(&streamed).weight_bytes;
+    assert!((240_000_000..320_000_000).contains(&weights), "{weights}");
     // The other three components, 340 to 632 million parameters in f32.
     assert!(peak(&resident) > peak(&small) + 4_000_000_000);
 
@@ -342,6 +355,12 @@ fn a_run_that_does_not_fit_says_what_to_change() {
     };
     assert!(advice(split, gigabytes(16)).contains("--num-frames"));
     let text = advice(input(), gigabytes(4));
+    assert!(text.contains("--memory min"), "{text}");
+    let streamed = EstimateInput {
+        stream_unet: true,
+        ..input()
+    };
+    let text = advice(streamed, gigabytes(2));
     assert!(text.contains("weights alone"), "{text}");
     let resident = EstimateInput {
         resident: true,

@@ -25,6 +25,28 @@ pub(super) struct Size {
     pub(super) tokens: f64,
 }
 
+/// Most parameters that are in memory when layers are read as they are used: those outside of the levels, which stay, and the
+/// largest layer, a residual block behind the widest concatenation.
+pub(super) fn streamed(config: &I2VGenXLUNetConfig) -> f64 {
+    let widest = config.block_out_channels.iter().max().copied();
+    let (first, widest) = (
+        config.block_out_channels[0] as f64,
+        widest.unwrap_or(0) as f64,
+    );
+    let (time, context) = (
+        config.time_embed_dim() as f64,
+        config.cross_attention_dim as f64,
+    );
+    let inner = TRANSFORMER_IN_HEADS * config.head_dims()[0] as f64;
+    let of_numbers = 2.0 * (first * time + time * time);
+    let of_picture = context * time * (1.0 + config.in_channels as f64);
+    // Two attentions of four matrices, and a feed-forward of twelve.
+    let transformer_in = 2.0 * first * inner + 20.0 * inner * inner;
+    // From twice as many channels: two convolutions of nine taps, a shortcut, and the time's.
+    let resnet = (18.0 + 9.0 + 2.0) * widest * widest + time * widest;
+    of_numbers + of_picture + transformer_in + resnet
+}
+
 /// What the walk has counted.
 pub(super) struct Walk {
     size: Size,
