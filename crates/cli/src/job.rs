@@ -8,7 +8,7 @@ use image::RgbImage;
 use crate::{
     continuation::{self, Source},
     failure::Failure,
-    refine::SecondStage,
+    second_stage::SecondStage,
     settings::{EMBEDDED, Settings},
 };
 

@@ -16,6 +16,7 @@ mod options;
 mod progress;
 mod pull;
 mod refine;
+mod second_stage;
 mod session;
 mod settings;
 mod sidecar;

@@ -11,8 +11,8 @@ use std::{
 
 use burn::tensor::backend::Backend;
 use i2vgen_pipeline::{
-    Event, FrameProblem, GenerateOptions, Generation, I2VGenXLPipeline, PipelineError, Video,
-    available_memory,
+    Event, FrameProblem, GenerateOptions, Generation, I2VGenXLPipeline, OutputType, PipelineError,
+    Video, available_memory,
 };
 use image::RgbImage;
 
@@ -22,7 +22,6 @@ use crate::{
     job::Job,
     model::Model,
     progress::Progress,
-    refine::SecondStage,
     sidecar::{self, Record},
     staging::Staging,
     tensors,
@@ -81,7 +80,10 @@ impl<'a, B: Backend> Session<'a, B> {
             Some(second) => {
                 let needs_frames = second.needs_frames::<B>(self.model, &self.device)?;
                 let first = GenerateOptions {
-                    output_type: SecondStage::first_output(needs_frames),
+                    output_type: match needs_frames {
+                        true => OutputType::Video,
+                        false => OutputType::Latent,
+                    },
                     ..job.options.clone()
                 };
                 let mut generation = pipeline.run(&images, prompt, &first, &mut callback)?;

@@ -93,6 +93,14 @@ impl<B: Backend> VideoToVideoPipeline<B> {
         Ok(self.source.unet_config()?.upsample_crop_rows > 0)
     }
 
+    /// Pixels for a latent, in each direction.
+    ///
+    /// # Errors
+    /// If the VAE's config cannot be read.
+    pub fn scale_factor(&self) -> Result<usize, PipelineError> {
+        Ok(self.source.vae_config()?.scale_factor())
+    }
+
     /// Makes a video of a video and a prompt.
     ///
     /// # Errors

@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{DType, Tensor, backend::Backend},
+};
+use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module};
 use i2vgen_kernels::{Conv2d, GroupNorm, silu};
 
 use crate::{
@@ -167,4 +171,21 @@ pub(crate) fn repeated_to<B: Backend, const D: usize>(x: Tensor<B, D>, n: usize)
         1 => x,
         copies => x.repeat_dim(0, copies),
     }
+}
+
+/// A UNet with the weights of its folder, read now or, if `streamed`, when they are used.
+pub(crate) fn with_weights<B: Backend, M: Module<B>>(
+    model: M,
+    folder: &Folder,
+    variant: Option<&str>,
+    dtype: DType,
+    streamed: bool,
+) -> Result<M, UNetError> {
+    let weights = Weights::open(folder, Stem::Diffusers, variant)?;
+    let options = LoadOptions {
+        dtype,
+        lazy: streamed,
+        ..Default::default()
+    };
+    Ok(load_module(model, &weights, &options)?)
 }

@@ -4,12 +4,12 @@ use burn::{
     module::Module,
     tensor::{DType, Tensor, backend::Backend},
 };
-use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
+use i2vgen_checkpoint::{Folder, save_module, write_json};
 use i2vgen_kernels::{Conv2d, GroupNorm};
 
 use crate::{
     TextConditioning, UNet3DConditionModelConfig, UNetError,
-    backbone::{Backbone, Blocks},
+    backbone::{Backbone, Blocks, with_weights},
     embeddings::{TimestepEmbedding, sinusoid},
     freeu::FreeU,
     resnet::RESNET_NORM_EPS,
@@ -108,13 +108,7 @@ impl<B: Backend> UNet3DConditionModel<B> {
         device: &B::Device,
     ) -> Result<Self, UNetError> {
         let model = Self::new(folder.read_json("config.json")?, device)?;
-        let weights = Weights::open(folder, Stem::Diffusers, variant)?;
-        let options = LoadOptions {
-            dtype,
-            lazy: streamed,
-            ..Default::default()
-        };
-        let mut model = load_module(model, &weights, &options)?;
+        let mut model = with_weights(model, folder, variant, dtype, streamed)?;
         model.streamed = streamed;
         Ok(model)
     }

@@ -4,12 +4,12 @@ use burn::{
     module::Module,
     tensor::{DType, Tensor, backend::Backend},
 };
-use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
+use i2vgen_checkpoint::{Folder, save_module, write_json};
 use i2vgen_kernels::{Conv2d, GroupNorm};
 
 use crate::{
     Conditioning, I2VGenXLUNetConfig, UNetError,
-    backbone::{Backbone, Blocks, repeated_to},
+    backbone::{Backbone, Blocks, repeated_to, with_weights},
     conditioning::{ImageLatentsContextEmbedding, ImageLatentsProjIn},
     embeddings::{Mlp, TimestepEmbedding, sinusoid},
     freeu::FreeU,
@@ -130,13 +130,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         device: &B::Device,
     ) -> Result<Self, UNetError> {
         let model = Self::new(folder.read_json("config.json")?, device)?;
-        let weights = Weights::open(folder, Stem::Diffusers, variant)?;
-        let options = LoadOptions {
-            dtype,
-            lazy: streamed,
-            ..Default::default()
-        };
-        let mut model = load_module(model, &weights, &options)?;
+        let mut model = with_weights(model, folder, variant, dtype, streamed)?;
         model.streamed = streamed;
         Ok(model)
     }

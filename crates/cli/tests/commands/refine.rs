@@ -137,6 +137,20 @@ fn what_cannot_be_refined() {
         b"\0\0\0\x18ftypisom\0\0\0\0isomM4A ",
     )
     .expect("written");
+    if cfg!(feature = "mp4") {
+        // A whole file whose only track says that it is sound.
+        ok(&run(path, &[&RUN[..], &["--output", "v.mp4"]].concat()));
+        let mut file = bytes(&path.join("v.mp4"));
+        // The header's handler: version and flags, four zeros, the kind.
+        let handler = |w: &[u8]| w.starts_with(b"hdlr") && w.ends_with(b"vide");
+        let at = file.windows(16).position(handler).expect("a track");
+        file[at + 12..at + 16].copy_from_slice(b"soun");
+        std::fs::write(path.join("sound.mp4"), file).expect("written");
+        bad(
+            &refine(path, &["--video", "sound.mp4", "--output", "b.gif"]),
+            "sound.mp4",
+        );
+    }
     std::fs::create_dir(path.join("mixed")).expect("made");
     for (name, side) in [("1.png", 16), ("2.png", 24)] {
         let image = image::RgbImage::new(side, side);
