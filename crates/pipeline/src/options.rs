@@ -32,6 +32,9 @@ pub struct GenerateOptions {
     pub guidance_end: f64,
     /// How much of the contrast that guidance adds is taken back, 0 to 1 (φ of Lin et al., 2023).
     pub guidance_rescale: f64,
+    /// Every so many model evaluations are full; those between them use its deep features again (DeepCache,
+    /// <https://arxiv.org/abs/2312.00858>): faster, an approximation. 1 is off.
+    pub cache_interval: usize,
     /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
     pub split_guidance: bool,
     /// Reads the UNet's layers from disk whenever they are used: one is in memory at a time, and every step reads the file
@@ -91,6 +94,7 @@ impl Default for GenerateOptions {
             guidance_start: 0.0,
             guidance_end: 1.0,
             guidance_rescale: 0.0,
+            cache_interval: 1,
             split_guidance: false,
             stream_unet: false,
             eta: 0.0,
@@ -211,6 +215,7 @@ impl GenerateOptions {
         for (name, value) in [
             ("num_frames", self.num_frames),
             ("num_inference_steps", self.num_inference_steps),
+            ("cache_interval", self.cache_interval),
             ("num_videos_per_prompt", self.num_videos_per_prompt),
             ("decode_chunk_size", self.decode_chunk_size),
             ("preview_every", self.preview_every.unwrap_or(1)),
