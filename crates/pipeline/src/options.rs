@@ -33,7 +33,10 @@ pub struct GenerateOptions {
     /// How much of the contrast that guidance adds is taken back, 0 to 1 (φ of Lin et al., 2023).
     pub guidance_rescale: f64,
     /// Every so many model evaluations are full; those between them use its deep features again (DeepCache,
-    /// <https://arxiv.org/abs/2312.00858>): faster, an approximation. 1 is off.
+    /// <https://arxiv.org/abs/2312.00858>, [`I2VGenXLUNet::forward_cached`]): faster, an approximation. 1 is off. The first
+    /// evaluation is full, and so is every one where guidance begins or ends, from which on it is counted again.
+    ///
+    /// [`I2VGenXLUNet::forward_cached`]: i2vgen_unet3d::I2VGenXLUNet::forward_cached
     pub cache_interval: usize,
     /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
     pub split_guidance: bool,

@@ -66,7 +66,7 @@ fn equals_diffusers_with_the_features_put_in() {
                 ["first", "full", "cached"].map(|part| golden::<5>(&format!("{case}.{part}")));
             let [x, next] = latents(case);
             let mut cache = DeepCache::new();
-            let mut pass = |x: &Tensor<B, 5>, t, cache: &mut DeepCache<B>| {
+            let pass = |x: &Tensor<B, 5>, t, cache: &mut DeepCache<B>| {
                 let y = unet.forward_cached(x.clone(), t, &conditioning, cache);
                 y.expect(case)
             };
