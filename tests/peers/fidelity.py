@@ -1,17 +1,19 @@
 """What is lost by what is faster, on the demo model: runs of the i2vgen binary against its own full run, as a Markdown table.
 
-    cargo build --release && python tests/peers/fidelity.py [--seeds 0 1] [--only cache]
+    cargo build --release && python tests/peers/fidelity.py [--seeds 0 1] [--pictures 3] [--only cache]
 
 For every picture and seed all rows are run one after the other, so that whatever else the machine does hits all of them; a row's
-seconds are the median of its runs, its ratio the median of the ratios to the first row's run of the same picture and seed. PSNRs are
-means of decibels, peak is the range of the reference's latents, or 1 for frames. Work is that of the UNet of the published model at
-256x256, 16 frames (torch's FLOPs in crates/pipeline/tests/goldens/estimate/flops.json; an evaluation without guidance is half
-of one with it), which the toy's seconds do not show. Needs numpy and safetensors.
+seconds are the median of its runs, its ratio the median of the ratios to the first row's run of the same picture and seed, and so of
+the whole run's processor time, which says more on a busy machine. PSNRs are means of decibels; peak is the range of the
+reference's latents, or 1 for frames. Work is that of the UNet of the published model at 256x256, 16 frames (torch's FLOPs in
+crates/pipeline/tests/goldens/estimate/flops.json; an evaluation without guidance is half of one with it), which the toy's seconds do
+not show. Needs numpy and safetensors.
 """
 
 import argparse
 import json
 import math
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -67,16 +69,20 @@ def work(options):
 
 
 def run(binary, folder, image, prompt, seed, options):
-    """Sidecar, latents and frames of one run."""
+    """Processor seconds, sidecar, latents and frames of one run."""
     options = SIZE | options
     seed += options.pop("other_seed", 0)
     flags = [x for key, value in options.items() for x in (f"--{key.replace('_', '-')}", str(value))]
     output, latents = folder / "frames.safetensors", folder / "latents.safetensors"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [binary, "generate", "--quiet", "--model", ROOT / "crates/demo-model/model", "--image", EXAMPLES / image,
          "--prompt", prompt, "--seed", str(seed), "--output", output, "--save-latents", latents, *flags], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     sidecar = json.loads(output.with_name(output.name + ".json").read_text())
-    return sidecar, load_file(latents)["latents"].astype(numpy.float64), load_file(output)["frames"].astype(numpy.float64)
+    tensors = load_file(latents)["latents"], load_file(output)["frames"]
+    return processor, sidecar, *(tensor.astype(numpy.float64) for tensor in tensors)
 
 
 def psnr(found, expected, peak):
@@ -88,31 +94,35 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", default=ROOT / "target/release/i2vgen")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--pictures", type=int, default=len(RUNS))
     parser.add_argument("--only", help="the first row and those with this in their name")
     arguments = parser.parse_args()
     rows = [row for i, row in enumerate(ROWS) if i == 0 or arguments.only is None or arguments.only in row[0]]
     results = {name: [] for name, _ in rows}
     with tempfile.TemporaryDirectory() as folder:
-        for image, prompt in RUNS:
+        for image, prompt in RUNS[: arguments.pictures]:
             for seed in arguments.seeds:
                 for name, options in rows:
-                    sidecar, latents, frames = run(arguments.binary, Path(folder), image, prompt, seed, options)
+                    processor, sidecar, latents, frames = run(arguments.binary, Path(folder), image, prompt, seed, options)
                     if name == rows[0][0]:
-                        full = (sidecar, latents, frames)
+                        full = (sidecar, latents, frames, processor)
                     seconds, video = sidecar["seconds"]["denoise"], sidecar["videos"][0]
                     results[name].append((
-                        seconds, seconds / full[0]["seconds"]["denoise"],
+                        seconds, seconds / full[0]["seconds"]["denoise"], processor / full[3],
                         psnr(latents, full[1], full[1].max() - full[1].min()), psnr(frames, full[2], 1.0),
                         video["first_frame_similarity"], video["motion_energy"],
                     ))
-    print(f"| {len(RUNS)} pictures, {len(arguments.seeds)} seeds each | denoise, s | ratio | latents, dB (worst) | frames, dB (worst) "
-          "| first frame | motion | full-size work |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    runs = f"{arguments.pictures} pictures, {len(arguments.seeds)} seeds each"
+    columns = [runs, "denoise, s", "ratio", "processor", "latents, dB (worst)", "frames, dB (worst)", "first frame", "motion"]
+    print("| " + " | ".join([*columns, "full-size work"]) + " |")
+    print("| ---" + " | ---:" * len(columns) + " |")
     for name, options in rows:
-        seconds, ratio, latents, frames, first, motion = zip(*results[name])
-        decibels = ["same" if min(x) == math.inf else f"{statistics.mean(x):.1f} ({min(x):.1f})" for x in (latents, frames)]
-        print(f"| {name} | {statistics.median(seconds):.2f} | {statistics.median(ratio):.2f} | {decibels[0]} | {decibels[1]} "
-              f"| {statistics.mean(first):.3f} | {statistics.mean(motion):.4f} | {work(options) / work(rows[0][1]):.2f} |")
+        seconds, ratio, processor, latents, frames, first, motion = zip(*results[name])
+        median, mean = statistics.median, statistics.mean
+        decibels = ["same" if name == rows[0][0] else f"{mean(x):.1f} ({min(x):.1f})" for x in (latents, frames)]
+        times = [f"{median(x):.2f}" for x in (seconds, ratio, processor)]
+        quality = [*decibels, f"{mean(first):.3f}", f"{mean(motion):.4f}"]
+        print("|", name, "|", " | ".join([*times, *quality, f"{work(options) / work(rows[0][1]):.2f}"]), "|")
 
 
 main()
