@@ -285,6 +285,7 @@ impl Bench {
             split_guidance: false,
             stream_unet: false,
             model_evaluations: 1,
+            cache_interval: 1,
             decode_chunk_size: 1,
             clip_skip: 1,
             bytes_per_value: self.dtype.size(),
