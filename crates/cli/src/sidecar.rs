@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use i2vgen_checkpoint::Folder;
+use i2vgen_checkpoint::{Blob, Folder};
 use i2vgen_pipeline::{Generation, PipelineError, first_frame_similarity, motion_energy};
 use image::RgbImage;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -156,19 +157,22 @@ fn one_or_many(mut values: Vec<String>) -> Value {
     }
 }
 
-/// SHA-256 of every weight file.
+/// SHA-256 of every weight file, at once: one thread manages about 1 GB/s.
 pub(crate) fn hashes(folder: &Folder) -> Result<BTreeMap<String, String>, PipelineError> {
-    let mut hashes = BTreeMap::new();
+    let mut files = Vec::new();
     for part in ["text_encoder", "image_encoder", "unet", "vae"] {
-        let part_folder = folder.subfolder(part)?;
-        let files = part_folder.files();
-        for file in files.iter().filter(|name| name.ends_with(".safetensors")) {
-            let digest = Sha256::digest(&*part_folder.read(file)?);
-            let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            hashes.insert(format!("{part}/{file}"), hex);
+        let folder = folder.subfolder(part)?;
+        let weights = folder.files().into_iter();
+        for file in weights.filter(|name| name.ends_with(".safetensors")) {
+            files.push((format!("{part}/{file}"), folder.read(&file)?));
         }
     }
-    Ok(hashes)
+    let hash = |(name, bytes): (String, Blob)| {
+        let digest = Sha256::digest(&*bytes);
+        let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        (name, hex)
+    };
+    Ok(files.into_par_iter().map(hash).collect())
 }
 
 /// Most memory that this process has had resident, where the system tells.

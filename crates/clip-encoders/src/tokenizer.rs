@@ -1,6 +1,6 @@
 //! CLIP's tokenizer on the `tokenizers` crate (reference `clip.md` §4).
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use i2vgen_checkpoint::{Folder, write_atomically};
@@ -26,7 +26,8 @@ const FILES: [&str; 5] = [
 /// them, lower case), whichever files the folder has.
 #[derive(Clone, Debug)]
 pub struct CLIPTokenizer {
-    tokenizer: Tokenizer,
+    /// Shared, because a vocabulary takes long to copy.
+    tokenizer: Arc<Tokenizer>,
     bos: u32,
     eos: u32,
     /// Id that fills a sequence up.
@@ -124,7 +125,7 @@ impl CLIPTokenizer {
             eos,
             pad_token_id,
             model_max_length: length,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             files,
         })
     }
