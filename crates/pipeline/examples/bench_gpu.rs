@@ -1,10 +1,10 @@
 //! Speed of a device, of the UNet's step and of the VAE's decoder on it: `cargo xtask bench gpu` builds and packs it for a
 //! machine without cargo.
 //!
-//!     bench_gpu DEVICE [f16|bf16|f32] [--small] [--steps N]
+//!     bench_gpu DEVICE [f16|bf16|f32] [--small] [--steps N] [--launches]
 //!
 //! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
-//! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
+//! test the program). `--launches` lists the kernels that one step of the UNet launches. Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
 //! beside that of a large matrix product on the same device in the same precision.
 
 use std::{error::Error, time::Instant};
@@ -27,6 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(arguments.remove(at))
     };
     let small = flag("--small").is_some();
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let launches = flag("--launches").is_some() && i2vgen_kernels::record_launches();
     let steps = match arguments.iter().position(|a| a == "--steps") {
         Some(at) => arguments.drain(at..).nth(1).unwrap_or_default().parse()?,
         None => 50,
@@ -41,6 +43,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         dtype,
         small,
         steps,
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        launches,
     };
     match arguments.first().map(String::as_str) {
         Some("cpu") => bench.run::<burn::backend::Flex>(&Default::default()),
@@ -56,6 +60,8 @@ struct Bench {
     dtype: DType,
     small: bool,
     steps: usize,
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    launches: bool,
 }
 
 impl Bench {
@@ -135,15 +141,9 @@ impl Bench {
     }
 
     fn unet<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
-        let config = match self.small {
+        let config: I2VGenXLUNetConfig = match self.small {
             false => serde_json::from_str(Component::Unet.published_config())?,
-            true => I2VGenXLUNetConfig {
-                block_out_channels: vec![32, 64],
-                down_block_types: vec!["CrossAttnDownBlock3D".into(), "DownBlock3D".into()],
-                up_block_types: vec!["UpBlock3D".into(), "CrossAttnUpBlock3D".into()],
-                attention_head_dim: Some(i2vgen_unet3d::PerLevel::All(16)),
-                ..Default::default()
-            },
+            true => serde_json::from_str(include_str!("../../demo-model/model/unet/config.json"))?,
         };
         let width = config.cross_attention_dim;
         let unet = I2VGenXLUNet::<B>::new(config, device)?;
@@ -171,6 +171,13 @@ impl Bench {
             })?;
             if let Some(error) = failure {
                 return Err(error.into());
+            }
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            if self.launches {
+                i2vgen_kernels::launches();
+                unet.forward(x.clone(), 500.0, &prepared)?;
+                B::sync(device).map_err(|e| format!("{e:?}"))?;
+                list(&i2vgen_kernels::launches());
             }
             let name = format!("UNet step, guidance, {width_of_frame}x{height}, {frames} frames");
             let flops = self.flops("denoise", [height, width_of_frame], frames)?;
@@ -284,6 +291,21 @@ fn time<B: Backend, const D: usize>(
         println!("{:44}{:>10.1}", "  (the first call)", first * 1e3);
     }
     Ok(best)
+}
+
+/// How often each kernel was launched.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn list(launches: &[String]) {
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    for name in launches {
+        *counts.entry(name).or_default() += 1;
+    }
+    println!("{:44}{:>10}", "Kernel launches per step", launches.len());
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (name, count) in counts {
+        println!("{count:10}  {name}");
+    }
 }
 
 fn print(name: &str, seconds: f64, flops: f64, peak: f64) {
