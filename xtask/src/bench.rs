@@ -12,6 +12,12 @@ pub(crate) enum Bench {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Seconds and GFLOP/s of every stage of the full-size model on the CPU, random weights, and their ratio to a matrix product
+    Stages {
+        /// The UNet's step at more frames and pixels instead: 4, 8, 16 frames of 256x256; 128x128 and 384x384
+        #[arg(long)]
+        growth: bool,
+    },
     /// Build target/bench-gpu: a program and a script for a machine with a GPU and without cargo
     Gpu {
         /// Backends to build it with
@@ -31,7 +37,7 @@ if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >memory.log &
     trap 'kill $! 2>/dev/null || true' EXIT
 fi
-./bench_gpu "$@"
+./bench_stages "$@"
 if [ -s memory.log ]; then
     echo "most memory used on the GPU: $(sort -n memory.log | tail -1) MiB"
 fi
@@ -51,13 +57,18 @@ impl Bench {
                 let arguments = run.split(' ').chain([filter.as_str()]);
                 cargo(arguments)
             }
+            Self::Stages { growth } => {
+                let run =
+                    "run --release --package i2vgen-pipeline --example bench_stages -- cpu f32";
+                cargo(run.split(' ').chain(growth.then_some("--growth")))
+            }
             Self::Gpu { features } => gpu(&features),
         }
     }
 }
 
 fn gpu(features: &str) -> Result<(), Box<dyn Error>> {
-    let build = "build --release --package i2vgen-pipeline --example bench_gpu --features";
+    let build = "build --release --package i2vgen-pipeline --example bench_stages --features";
     cargo(build.split(' ').chain([features]))?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
@@ -66,7 +77,7 @@ fn gpu(features: &str) -> Result<(), Box<dyn Error>> {
     };
     let folder = target.join("bench-gpu");
     fs::create_dir_all(&folder)?;
-    let program = format!("bench_gpu{}", std::env::consts::EXE_SUFFIX);
+    let program = format!("bench_stages{}", std::env::consts::EXE_SUFFIX);
     let built = target.join("release/examples").join(&program);
     fs::copy(&built, folder.join(&program))?;
     let peer = root.join("tests/peers/bench_gpu.py");

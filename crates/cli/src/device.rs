@@ -15,7 +15,7 @@ use crate::failure::Failure;
 pub(crate) use list::devices;
 
 /// What is done on a device, whatever its backend.
-pub(crate) trait Task {
+pub(crate) trait Task: Send {
     fn run<B: Backend>(self, device: &B::Device) -> Result<(), Failure>;
 }
 
@@ -30,7 +30,10 @@ pub(crate) fn dispatch(device: &str, task: impl Task) -> Result<(), Failure> {
     let refused = |problem: String| Failure::Input(format!("--device: {device}: {problem}"));
     match name {
         #[cfg(feature = "cpu")]
-        "cpu" if index == 0 => task.run::<burn::backend::Flex>(&Default::default()),
+        // On one of the threads that compute: another would sleep and be woken at every operation.
+        "cpu" if index == 0 => {
+            rayon::scope(|_| task.run::<burn::backend::Flex>(&Default::default()))
+        }
         #[cfg(feature = "cuda")]
         "cuda" => {
             let found = cuda::find(index).map_err(refused)?;

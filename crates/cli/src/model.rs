@@ -1,4 +1,7 @@
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use burn::tensor::backend::Backend;
 use i2vgen_checkpoint::Folder;
@@ -83,16 +86,22 @@ impl Model {
     }
 }
 
-/// The CPU backend and everything else here computes on rayon's global threads.
+/// The CPU backend and everything else here computes on rayon's global threads, which the first model starts.
 fn use_threads(threads: Option<usize>) -> Result<(), Failure> {
-    let Some(threads) = threads else {
-        return Ok(());
+    let fail = |problem: String| {
+        let threads = threads.unwrap_or_default();
+        Failure::Input(format!("--threads: {threads} {problem}"))
     };
-    let fail = |problem: String| Failure::Input(format!("--threads: {threads} {problem}"));
-    if !(1..=1024).contains(&threads) {
+    if threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
         return Err(fail("must be from 1 to 1024".into()));
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_global()
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if STARTED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    // A run goes on one of these threads, and expects the stack of a main one.
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(8 << 20);
+    pool.num_threads(threads.unwrap_or(0))
+        .build_global()
         .map_err(|e| fail(format!("cannot be had ({e}); give fewer")))
 }

@@ -42,6 +42,7 @@ impl Settings {
         set(&mut options.guidance_start, self.guidance_start);
         set(&mut options.guidance_end, self.guidance_end);
         set(&mut options.guidance_rescale, self.guidance_rescale);
+        set(&mut options.cache_interval, self.cache_interval);
         let memory = self.memory.unwrap_or_default();
         options.split_guidance = self.split_guidance.unwrap_or(memory != MemoryArg::Normal);
         options.stream_unet = self.stream_unet.unwrap_or(memory == MemoryArg::Min);
@@ -122,6 +123,7 @@ impl Settings {
             guidance_start: Some(options.guidance_start),
             guidance_end: Some(options.guidance_end),
             guidance_rescale: Some(options.guidance_rescale),
+            cache_interval: Some(options.cache_interval),
             split_guidance: Some(options.split_guidance),
             stream_unet: Some(options.stream_unet),
             memory: Some(self.memory.unwrap_or_default()),

@@ -114,6 +114,10 @@ pub(crate) struct Settings {
     /// How much of the contrast that guidance adds is taken back, 0 to 1 [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) guidance_rescale: Option<f64>,
+    /// Run the whole UNet in every N-th step only; the steps between use its deep features again (DeepCache): faster, an
+    /// approximation [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) cache_interval: Option<usize>,
     /// Make the two predictions of guidance one after the other: less memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(hide_possible_values = true)]
@@ -253,7 +257,8 @@ impl Settings {
             model variant revision offline device dtype threads keep_resident allow_oversize
             image continue_from prompt negative_prompt prompt_embeds negative_prompt_embeds prompt_weighting clip_skip
             height width num_frames target_fps num_videos_per_prompt
-            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale split_guidance stream_unet memory
+            num_inference_steps guidance_scale guidance_start guidance_end guidance_rescale cache_interval split_guidance stream_unet
+            memory
             scheduler karras_sigmas solver_order eta seed latents image_latents compat freeu lora lora_scale allow_unknown
             refine refine_prompt refine_strength refine_steps
             decode_chunk_size vae_tiling vae_tile_size vae_tile_overlap vae_slicing

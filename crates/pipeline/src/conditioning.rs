@@ -75,55 +75,57 @@ pub(crate) fn encode_prompt<B: Backend>(
     device: &B::Device,
 ) -> Result<EncodedPrompt<B>, PipelineError> {
     let negative = options.guided().then_some(&options.negative_prompt);
-    let mut encoder = None;
-    let mut cut_tokens = 0;
     // The other prompt's length, if that is given in embeddings.
     let length = [Some(prompt), negative].into_iter().find_map(|p| match p {
         Some(Prompt::Embeds(embeds)) => Some(embeds.shape[1]),
         _ => None,
     });
-    let mut encode = |prompt: &Prompt, counts: bool| -> Result<Tensor<B, 3>, PipelineError> {
-        let texts = match prompt {
-            Prompt::Embeds(embeds) => return Ok(embeds.to_tensor(source.dtype(), device)),
-            Prompt::Texts(texts) => texts,
-        };
-        let (tokenizer, model) = match &mut encoder {
-            Some(loaded) => loaded,
-            None => {
-                let mut tokenizer = source.tokenizer()?;
-                if options.compat == Compat::VGen {
-                    tokenizer.pad_token_id = 0;
-                }
-                tokenizer.model_max_length = length.unwrap_or(tokenizer.model_max_length);
-                let model = source.text_encoder(options, device)?;
-                encoder.insert((tokenizer, model))
-            }
-        };
-        let mut rows = Vec::new();
-        for text in texts {
-            let (encoding, weights) = match options.prompt_weighting {
-                false => (tokenizer.encode(text)?, None),
+    let texts = |prompt: Option<&'_ Prompt>| match prompt {
+        Some(Prompt::Texts(texts)) => texts.clone(),
+        _ => Vec::new(),
+    };
+    let (positive_texts, negative_texts) = (texts(Some(prompt)), texts(negative));
+    let mut cut_tokens = 0;
+    let mut rows = Vec::new();
+    if positive_texts.len() + negative_texts.len() > 0 {
+        let mut tokenizer = source.tokenizer()?;
+        if options.compat == Compat::VGen {
+            tokenizer.pad_token_id = 0;
+        }
+        tokenizer.model_max_length = length.unwrap_or(tokenizer.model_max_length);
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        for (i, text) in positive_texts.iter().chain(&negative_texts).enumerate() {
+            let encoding = match options.prompt_weighting {
+                false => tokenizer.encode(text)?,
                 true => {
                     let weighted = tokenizer.encode_weighted(text)?;
-                    (weighted.encoding, Some(weighted.weights))
+                    weights.push(weighted.weights);
+                    weighted.encoding
                 }
             };
-            if counts {
+            if i < positive_texts.len() {
                 cut_tokens = cut_tokens.max(encoding.cut);
             }
-            let row = model.forward(encoding.to_tensor(device), options.clip_skip)?;
-            rows.push(match weights {
-                Some(weights) => apply_weights(row, &weights)?,
+            ids.push(encoding.to_tensor(device));
+        }
+        // All texts at once: on the CPU most of the time goes to reading the weights.
+        let model = source.text_encoder(options, device)?;
+        let encoded = model.forward(Tensor::cat(ids, 0), options.clip_skip)?;
+        for i in 0..encoded.dims()[0] {
+            let row = encoded.clone().narrow(0, i, 1);
+            rows.push(match weights.get(i) {
+                Some(weights) => apply_weights(row, weights)?,
                 None => row,
             });
         }
-        Ok(Tensor::cat(rows, 0))
+    }
+    let mut rows = rows.into_iter();
+    let mut embeds = |prompt: &Prompt| match prompt {
+        Prompt::Embeds(embeds) => embeds.to_tensor(source.dtype(), device),
+        Prompt::Texts(texts) => Tensor::cat(rows.by_ref().take(texts.len()).collect(), 0),
     };
-    let prompt_embeds = encode(prompt, true)?;
-    let negative_prompt_embeds = match negative {
-        Some(negative) => Some(encode(negative, false)?),
-        None => None,
-    };
+    let prompt_embeds = embeds(prompt);
+    let negative_prompt_embeds = negative.map(embeds);
     let prompts = prompt.count();
     Ok(EncodedPrompt {
         prompt_embeds,

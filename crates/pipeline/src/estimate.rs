@@ -55,6 +55,8 @@ pub struct EstimateInput {
     pub stream_unet: bool,
     /// How often the UNet is run: once per step, more often with schedulers of higher order.
     pub model_evaluations: usize,
+    /// How many of these it takes until one is full again, the others using its deep features (DeepCache); 1 if all are full.
+    pub cache_interval: usize,
     /// Frames that the VAE decodes at once; 0 if the run ends with latents.
     pub decode_chunk_size: usize,
     /// Layers that the text encoder leaves out at its end.
@@ -82,7 +84,8 @@ pub struct StageEstimate {
     pub activation_bytes: u64,
     /// Most memory of the process in this stage.
     pub peak_bytes: u64,
-    /// Floating-point operations of one run: a prompt, a picture, a model evaluation, a decoded frame.
+    /// Floating-point operations of one run: a prompt, a picture, a model evaluation (the mean of them, if not all are full),
+    /// a decoded frame.
     pub flops_per_run: u64,
     /// How many of them there are.
     pub runs: u64,
@@ -232,16 +235,25 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         }
         count
     };
+    let mut denoise = of_unet(&unet.step, &unet.prepare);
+    if input.cache_interval > 1 {
+        let evaluations = input.model_evaluations as f64;
+        let full = input.model_evaluations.div_ceil(input.cache_interval) as f64;
+        let share = if evaluations > 0.0 {
+            full / evaluations
+        } else {
+            1.0
+        };
+        denoise.flops_per_run = share * unet.step.flops + (1.0 - share) * unet.cached_flops;
+        denoise.activations = add(denoise.activations, unet.deep);
+        denoise.small += unet.deep[0];
+    }
     let mut stages = vec![
         ("text_encoder", whole(&text), guidance as usize),
         ("image_encoder", whole(&vision), 1),
         ("vae_encode", half(&encode, &decode, [0.0; 2]), 1),
         ("unet_prepare", of_unet(&unet.prepare, &unet.step), 1),
-        (
-            "denoise",
-            of_unet(&unet.step, &unet.prepare),
-            input.model_evaluations,
-        ),
+        ("denoise", denoise, input.model_evaluations),
     ];
     if chunk > 0.0 {
         // The finished frames of all chunks stay, on the host.
@@ -276,6 +288,7 @@ impl EstimateInput {
         for (name, value) in [
             ("num_frames", self.num_frames),
             ("num_videos_per_prompt", self.videos),
+            ("cache_interval", self.cache_interval),
             ("bytes_per_value", self.bytes_per_value),
         ] {
             if value == 0 {

@@ -12,8 +12,8 @@ use i2vgen_schedulers::StepArgs;
 use crate::{
     Embeds, FrameProblem, GenerateOptions, Images, Latents, OutputType, PipelineError, Prompt,
     StartFrames, StartVideo, Video, check_frames, components::Source, conditioning, decode,
-    generators::Generators, guidance, inputs, preview::Preview, video_latents,
-    video_to_video::check_strength,
+    deep_cache::Evaluations, generators::Generators, guidance, inputs, preview::Preview,
+    video_latents, video_to_video::check_strength,
 };
 
 /// What a run reports while it works.
@@ -178,18 +178,22 @@ pub(crate) fn run<B: Backend>(
         Some(every) => Some((every, Preview::new(scheduler.as_ref())?)),
         None => None,
     };
+    let mut evaluations = Evaluations::new(&unet, options.cache_interval);
     let mut draw = |like: &Tensor<B, 4>| generators.normal(like.dims(), device);
     for (index, &timestep) in timesteps.iter().enumerate().skip(begin) {
         let input = video_major(scheduler.scale_model_input(x.clone(), index)?);
         let seen = preview.is_some().then(|| input.clone());
-        let prediction = if !options.guided_at(index, timesteps.len()) {
-            widened(unet.forward(input, timestep, &of_prompt)?)
+        let guided = options.guided_at(index, timesteps.len());
+        evaluations.next(guided);
+        let prediction = if !guided {
+            widened(evaluations.forward(0, input, timestep, &of_prompt)?)
         } else {
             let (without, with) = if options.split_guidance {
-                let without = unet.forward(input.clone(), timestep, &of_nothing)?;
-                (without, unet.forward(input, timestep, &of_prompt)?)
+                let without = evaluations.forward(0, input.clone(), timestep, &of_nothing)?;
+                let with = evaluations.forward(1, input, timestep, &of_prompt)?;
+                (without, with)
             } else {
-                let both = unet.forward(input, timestep, &prepared)?;
+                let both = evaluations.forward(0, input, timestep, &prepared)?;
                 let half = |start| both.clone().narrow(0, start, videos);
                 (half(0), half(videos))
             };
@@ -225,6 +229,7 @@ pub(crate) fn run<B: Backend>(
             })?;
         }
     }
+    drop(evaluations);
     drop((unet, prepared, of_prompt, of_nothing, preview));
     let x = video_major(x);
     let latents = Latents::from_tensor(x.clone());

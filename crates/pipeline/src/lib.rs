@@ -3,6 +3,7 @@
 mod components;
 mod conditioning;
 mod decode;
+mod deep_cache;
 mod error;
 mod estimate;
 mod generate;

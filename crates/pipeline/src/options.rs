@@ -32,6 +32,12 @@ pub struct GenerateOptions {
     pub guidance_end: f64,
     /// How much of the contrast that guidance adds is taken back, 0 to 1 (φ of Lin et al., 2023).
     pub guidance_rescale: f64,
+    /// Every so many model evaluations are full; those between them use its deep features again (DeepCache,
+    /// <https://arxiv.org/abs/2312.00858>, [`I2VGenXLUNet::forward_cached`]): faster, an approximation. 1 is off. The first
+    /// evaluation is full, and so is every one where guidance begins or ends, from which on it is counted again.
+    ///
+    /// [`I2VGenXLUNet::forward_cached`]: i2vgen_unet3d::I2VGenXLUNet::forward_cached
+    pub cache_interval: usize,
     /// Runs the two predictions of guidance one after the other instead of as one batch: less memory.
     pub split_guidance: bool,
     /// Reads the UNet's layers from disk whenever they are used: one is in memory at a time, and every step reads the file
@@ -91,6 +97,7 @@ impl Default for GenerateOptions {
             guidance_start: 0.0,
             guidance_end: 1.0,
             guidance_rescale: 0.0,
+            cache_interval: 1,
             split_guidance: false,
             stream_unet: false,
             eta: 0.0,
@@ -211,6 +218,7 @@ impl GenerateOptions {
         for (name, value) in [
             ("num_frames", self.num_frames),
             ("num_inference_steps", self.num_inference_steps),
+            ("cache_interval", self.cache_interval),
             ("num_videos_per_prompt", self.num_videos_per_prompt),
             ("decode_chunk_size", self.decode_chunk_size),
             ("preview_every", self.preview_every.unwrap_or(1)),

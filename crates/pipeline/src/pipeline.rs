@@ -175,6 +175,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             split_guidance: options.split_guidance,
             stream_unet: options.stream_unet,
             model_evaluations: scheduler.timesteps().len(),
+            cache_interval: options.cache_interval,
             decode_chunk_size: match options.output_type {
                 OutputType::Video => options.decode_chunk_size,
                 OutputType::Latent => 0,

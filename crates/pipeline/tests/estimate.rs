@@ -63,6 +63,7 @@ fn input() -> EstimateInput {
         split_guidance: false,
         stream_unet: false,
         model_evaluations: 2,
+        cache_interval: 1,
         decode_chunk_size: 1,
         clip_skip: 1,
         bytes_per_value: 4,
@@ -99,20 +100,17 @@ fn flops_and_parameters_as_torch_counts_them() {
         };
         let (rows, frames) = (size(case, "rows"), size(case, "frames"));
         let guided = rows % 2 == 0;
-        let found = estimate(
-            &folder,
-            &EstimateInput {
-                height: size(case, "height"),
-                width: size(case, "width"),
-                num_frames: frames,
-                videos: if guided { rows / 2 } else { rows },
-                guided,
-                decode_chunk_size: size(case, "chunk"),
-                clip_skip: 0,
-                ..input()
-            },
-        )
-        .expect("estimated");
+        let input = EstimateInput {
+            height: size(case, "height"),
+            width: size(case, "width"),
+            num_frames: frames,
+            videos: if guided { rows / 2 } else { rows },
+            guided,
+            decode_chunk_size: size(case, "chunk"),
+            clip_skip: 0,
+            ..input()
+        };
+        let found = estimate(&folder, &input).expect("estimated");
 
         for (part, at) in [
             ("text_encoder", "text_encoder"),
@@ -145,6 +143,18 @@ fn flops_and_parameters_as_torch_counts_them() {
             println!("{name}: {at}: {found:e}, {:+.4} % of torch's", 100.0 * off);
             assert!(off.abs() < 0.02, "{name}: {at}: {found} is not {expected}");
         }
+
+        // Of four evaluations the first and the last are full; it is the mean of all.
+        let input = EstimateInput {
+            model_evaluations: 4,
+            cache_interval: 3,
+            ..input
+        };
+        let all = number(&unet["all"]) - once - context;
+        let expected = (2.0 * all + 2.0 * number(&unet["cached"])) / 4.0;
+        let found = estimate(&folder, &input).expect("estimated");
+        let off = stage(&found, "denoise").flops_per_run as f64 / expected - 1.0;
+        assert!(off.abs() < 0.02, "{name}: cached: {off}");
     }
 }
 
@@ -257,6 +267,14 @@ fn what_changes_the_peak() {
     let [whole, halves] = [&large, &split].map(denoise);
     assert!(halves.activation_bytes < whole.activation_bytes * 3 / 5);
     assert!(whole.flops().abs_diff(halves.flops()) < whole.flops() / 1000);
+    // The features that are kept: 320 channels of both rows, in f32.
+    let cached = EstimateInput {
+        cache_interval: 2,
+        ..large.clone()
+    };
+    let kept = 4 * 2 * 16 * (704 / 8) * (1280 / 8) * 320;
+    let more = denoise(&cached).activation_bytes - whole.activation_bytes;
+    assert_eq!(more, kept);
     // `--memory min` at 256×256, 8 frames, 1 step: 2.57 GB measured (BENCHMARKS.md), in the image encoder.
     let streamed = EstimateInput {
         num_frames: 8,
@@ -433,6 +451,13 @@ fn bad_input_is_an_error_and_absurd_input_no_panic() {
             ..input()
         },
         "bytes_per_value",
+    );
+    bad(
+        EstimateInput {
+            cache_interval: 0,
+            ..input()
+        },
+        "cache_interval",
     );
     for (side, overlap, problem) in [(1, 0.25, "tiles"), (64, 1.0, "overlap")] {
         bad(

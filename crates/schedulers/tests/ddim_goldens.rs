@@ -129,7 +129,8 @@ fn steps_of_many_configs() {
                 let expected = &original[number * STEP..(number + 1) * STEP];
                 error = error.max(difference(&out.pred_original_sample, expected));
             }
-            // From pure noise with eta 1, the direction's weight is 0. torch has the root of a rounding error there.
+            // From pure noise with eta 1, the direction's weight is 0. torch has the root of a rounding error there,
+            // or NaN, by processor (tests/goldens/schedulers/reference_spread.py).
             let signal = scheduler.alphas_cumprod()[scheduler.timesteps()[index] as usize];
             if signal == 0.0 && eta == 1.0 {
                 assert!(

@@ -9,7 +9,8 @@ fn parse(text: &str) -> Value {
 }
 
 /// torch takes the square roots of the zero-SNR rescaling from MKL, where one in five is a unit in the last place off on AMD
-/// processors (and not so elsewhere). Ours are correctly rounded, so those tables agree to f32 precision only.
+/// processors (and not so elsewhere). Ours are correctly rounded, so those tables agree to f32 precision only: diffusers is as far
+/// from itself on another processor (`tests/goldens/schedulers/reference_spread.py`).
 #[test]
 fn alphas_cumprod() {
     let tables = parse(include_str!("alphas_cumprod.json"));

@@ -12,6 +12,7 @@ use i2vgen_kernels::{Conv2d, GroupNorm, silu};
 use crate::{
     UNetError,
     conditioning::TextConditioning,
+    deep_cache::DeepCache,
     freeu::FreeU,
     levels::Levels,
     resnet::Spatial,
@@ -112,6 +113,9 @@ impl<B: Backend> Backbone<'_, B> {
 
     /// Rows of `x` that several rows of the text share are computed once until they first meet the text.
     ///
+    /// An empty `cache` is filled with what enters the last layer; a filled one gives that, so that only what is around it is
+    /// computed.
+    ///
     /// # Shapes
     /// `x [shared · frames, h, w, in]`, `time [1, time_dim]`, text of `rows`, a multiple of `shared` →
     /// `[rows, out, frames, h, w]`
@@ -121,10 +125,12 @@ impl<B: Backend> Backbone<'_, B> {
         time: Tensor<B, 2>,
         frames: usize,
         text: &TextConditioning<B>,
+        cache: Option<&mut DeepCache<B>>,
     ) -> Result<Tensor<B, 5>, UNetError> {
         if text.contexts.len() != self.spatial_transformers().count() {
             return Err(UNetError::ForeignConditioning);
         }
+        let (last, inner) = self.up_blocks();
         let mut pass = Pass {
             time: silu(time),
             frames,
@@ -133,20 +139,66 @@ impl<B: Backend> Backbone<'_, B> {
             contexts: text.contexts.iter(),
         };
         let x = self.conv_in.forward(x);
-        let mut x = pass.temporal(self.transformer_in, x);
+        let x = pass.temporal(self.transformer_in, x);
         let mut skips = vec![x.clone()];
-        for block in self.down_blocks {
-            x = block.forward(x, &mut pass, &mut skips);
-        }
-        x = self.mid_block.forward(x, &mut pass);
-        for (i, block) in self.up_blocks.iter().enumerate() {
-            let freeu = self.freeu.and_then(|blocks| blocks.get(i).copied());
-            x = block.forward(x, &mut pass, &mut skips, freeu);
-        }
+        let x = match cache {
+            None => self.deep(x, &mut pass, &mut skips),
+            Some(cache) => match &cache.deep {
+                None => {
+                    let deep = self.deep(x, &mut pass, &mut skips);
+                    cache.deep = Some(deep.clone());
+                    deep
+                }
+                Some(deep) => {
+                    let [_, h, w, channels] = x.dims();
+                    if deep.dims() != [text.rows * frames, h, w, channels] {
+                        return Err(UNetError::ForeignCache);
+                    }
+                    // The last layer is all that still meets the text, if it does.
+                    let met = text.contexts.len() - last.attentions.len().min(1);
+                    pass.contexts = text.contexts[met..].iter();
+                    deep.clone()
+                }
+            },
+        };
+        let freeu = self.freeu_of(inner.len());
+        let x = last.layer(last.len() - 1, x, &mut pass, &mut skips, freeu);
         let x = self.conv_out.forward(self.conv_norm_out.forward_silu(x));
         let [_, h, w, out] = x.dims();
         Ok(x.reshape([text.rows, frames, h, w, out])
             .permute([0, 4, 1, 2, 3]))
+    }
+
+    /// Everything between the first layers and the last layer of the last up block; its skip is left.
+    fn deep(
+        &self,
+        mut x: Tensor<B, 4>,
+        pass: &mut Pass<'_, B>,
+        skips: &mut Vec<Tensor<B, 4>>,
+    ) -> Tensor<B, 4> {
+        for block in self.down_blocks {
+            x = block.forward(x, pass, skips);
+        }
+        x = self.mid_block.forward(x, pass);
+        let (last, inner) = self.up_blocks();
+        for (i, block) in inner.iter().enumerate() {
+            x = block.forward(x, pass, skips, self.freeu_of(i));
+        }
+        for i in 0..last.len() - 1 {
+            x = last.layer(i, x, pass, skips, self.freeu_of(inner.len()));
+        }
+        x
+    }
+
+    /// The last up block and those before it.
+    fn up_blocks(&self) -> (&UpBlock3D<B>, &[UpBlock3D<B>]) {
+        let blocks = self.up_blocks.split_last();
+        blocks.expect("a checked config has levels")
+    }
+
+    /// FreeU's factors in this up block.
+    fn freeu_of(&self, up_block: usize) -> Option<FreeU> {
+        self.freeu?.get(up_block).copied()
     }
 
     /// Those with cross-attention, in forward order.

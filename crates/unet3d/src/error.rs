@@ -23,6 +23,9 @@ pub enum UNetError {
     /// A conditioning that was prepared by a UNet with another config.
     #[error("the conditioning was prepared by another UNet; call prepare on this one")]
     ForeignConditioning,
+    /// A cache that was filled with another conditioning or by another UNet.
+    #[error("the cache holds features of other rows or another size; clear it first")]
+    ForeignCache,
     /// A FreeU factor that is infinite or not a number.
     #[error(
         "FreeU factors s1, s2, b1, b2 are {0:?}; all must be finite numbers (common are 0.9, 0.2, 1.4, 1.6)"

@@ -279,27 +279,45 @@ impl<B: Backend> UpBlock3D<B> {
         skips: &mut Vec<Tensor<B, 4>>,
         freeu: Option<FreeU>,
     ) -> Tensor<B, 4> {
-        for (i, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips
-                .pop()
-                .expect("the up blocks have as many layers as the down blocks have pushed");
-            let skip = repeated_to(skip, x.dims()[0]);
-            let both = match freeu {
-                Some(freeu) => freeu.apply(x, skip),
-                None => [x, skip],
-            };
-            x = pass
-                .in_use(resnet)
-                .forward(Tensor::cat(both.into(), 3), &pass.time);
-            x = pass.temporal_conv(&self.temp_convs[i], x);
-            if let Some(attention) = self.attentions.get(i) {
-                x = pass.attend(attention, &self.temp_attentions[i], x);
-            }
+        for i in 0..self.len() {
+            x = self.layer(i, x, pass, skips, freeu);
         }
         if let (Some(upsampler), Some(next)) = (self.upsamplers.first(), skips.last()) {
             let [_, height, width, _] = next.dims();
             x = pass.in_use(upsampler).forward(x, height, width);
         }
         x
+    }
+
+    /// How many layers it has, at least two.
+    pub(crate) fn len(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// One of its layers, which takes one of `skips`.
+    pub(crate) fn layer(
+        &self,
+        i: usize,
+        x: Tensor<B, 4>,
+        pass: &mut Pass<'_, B>,
+        skips: &mut Vec<Tensor<B, 4>>,
+        freeu: Option<FreeU>,
+    ) -> Tensor<B, 4> {
+        let skip = skips
+            .pop()
+            .expect("the up blocks have as many layers as the down blocks have pushed");
+        let skip = repeated_to(skip, x.dims()[0]);
+        let both = match freeu {
+            Some(freeu) => freeu.apply(x, skip),
+            None => [x, skip],
+        };
+        let x = pass
+            .in_use(&self.resnets[i])
+            .forward(Tensor::cat(both.into(), 3), &pass.time);
+        let x = pass.temporal_conv(&self.temp_convs[i], x);
+        match self.attentions.get(i) {
+            Some(attention) => pass.attend(attention, &self.temp_attentions[i], x),
+            None => x,
+        }
     }
 }

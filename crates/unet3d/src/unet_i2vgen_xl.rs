@@ -8,7 +8,7 @@ use i2vgen_checkpoint::{Folder, save_module, write_json};
 use i2vgen_kernels::{Conv2d, GroupNorm};
 
 use crate::{
-    Conditioning, I2VGenXLUNetConfig, UNetError,
+    Conditioning, DeepCache, I2VGenXLUNetConfig, UNetError,
     backbone::{Backbone, Blocks, repeated_to, with_weights},
     conditioning::{ImageLatentsContextEmbedding, ImageLatentsProjIn},
     embeddings::{Mlp, TimestepEmbedding, sinusoid},
@@ -278,6 +278,41 @@ impl<B: Backend> I2VGenXLUNet<B> {
         timestep: f64,
         conditioning: &Conditioning<B>,
     ) -> Result<Tensor<B, 5>, UNetError> {
+        self.run(latents, timestep, conditioning, None)
+    }
+
+    /// As [`Self::forward`] if `cache` is empty, and fills it. Otherwise an approximation at a fraction of the work: only the
+    /// first and the last layers run on these `latents`, the deep part between them is what the cache holds of an earlier
+    /// step (DeepCache, <https://arxiv.org/abs/2312.00858>).
+    ///
+    /// The caller decides how long the cache serves: [`DeepCache::clear`] makes the next pass a full one. At the latents and
+    /// the timestep that it was filled with the result is that of a full pass.
+    ///
+    /// What runs without the cached part: `conv_in`, `transformer_in`, the last layer of the last up block (residual block,
+    /// temporal convolutions, both transformers), which joins the cached features with the outermost skip, and `conv_out`.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or if the cache holds features of other rows or another size.
+    pub fn forward_cached(
+        &self,
+        latents: Tensor<B, 5>,
+        timestep: f64,
+        conditioning: &Conditioning<B>,
+        cache: &mut DeepCache<B>,
+    ) -> Result<Tensor<B, 5>, UNetError> {
+        self.run(latents, timestep, conditioning, Some(cache))
+    }
+
+    fn run(
+        &self,
+        latents: Tensor<B, 5>,
+        timestep: f64,
+        conditioning: &Conditioning<B>,
+        cache: Option<&mut DeepCache<B>>,
+    ) -> Result<Tensor<B, 5>, UNetError> {
         let [pictures, frames, h, w] = conditioning.dims;
         let (rows, channels) = (conditioning.rows(), self.config.in_channels);
         let [videos, ..] = latents.dims();
@@ -301,7 +336,8 @@ impl<B: Backend> I2VGenXLUNet<B> {
                 .reshape([videos * frames, h, w, channels]);
         let features = repeated_to(conditioning.features.clone(), videos * frames);
         let x = Tensor::cat(vec![x, features], 3);
-        self.backbone().forward(x, time, frames, &conditioning.text)
+        self.backbone()
+            .forward(x, time, frames, &conditioning.text, cache)
     }
 
     fn backbone(&self) -> Backbone<'_, B> {

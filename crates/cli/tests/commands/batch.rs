@@ -168,12 +168,13 @@ fn what_counts_more() {
         "num_frames = 3\nguidance_scale = 2.0\nseed = 9\n",
     )
     .expect("written");
-    let list = r#"{"image": "image.png", "prompt": "a", "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 1.5, "output": "a.gif"}"#;
+    let list = r#"{"image": "image.png", "prompt": "a", "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 1.5, "cache_interval": 2, "output": "a.gif"}"#;
     ok(&batch(path, list, &["--config", "c.toml", "--quiet"]));
     let sidecar = json(&path.join("a.gif.json"));
     assert_eq!(sidecar["num_frames"], 2, "the command line");
     assert_eq!(sidecar["num_inference_steps"], 1, "the command line");
     assert_eq!(sidecar["guidance_scale"], 1.5, "the line");
+    assert_eq!(sidecar["arguments"]["cache_interval"], 2, "the line");
     assert_eq!(sidecar["seed"], 9, "the config file");
 }
 

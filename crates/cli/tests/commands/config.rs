@@ -25,7 +25,7 @@ fn the_command_line_counts_more_than_the_config_file() {
     let path = folder.path();
     picture(path);
     let config = format!(
-        "model = '{MODEL}'\nheight = 32\nwidth = 64\nnum_frames = 2\nnum_inference_steps = 1\nnegative_prompt = 'b'\n"
+        "model = '{MODEL}'\nheight = 32\nwidth = 64\nnum_frames = 2\nnum_inference_steps = 1\nnegative_prompt = 'b'\ncache_interval = 3\n"
     );
     std::fs::write(path.join("c.toml"), config).expect("written");
     let more = ["generate", "--quiet", "--config", "c.toml", "--width", "32"];
@@ -36,6 +36,7 @@ fn the_command_line_counts_more_than_the_config_file() {
     assert_eq!(sidecar["num_inference_steps"], 1);
     assert_eq!(sidecar["guidance_scale"], 9.0);
     assert_eq!(sidecar["negative_prompt"], "b");
+    assert_eq!(sidecar["arguments"]["cache_interval"], 3);
 }
 
 #[test]
@@ -82,6 +83,7 @@ fn bad_config_files() {
         ("image = [[1]]\n", "a list of values"),
         ("guidance_scale = nan\n", "--guidance-scale"),
         ("threads = 0\n", "--threads"),
+        ("cache_interval = 0\n", "--cache-interval"),
     ] {
         std::fs::write(path.join("c.toml"), config).expect("written");
         let more = [&["--config", "c.toml"], &RUN[..]].concat();

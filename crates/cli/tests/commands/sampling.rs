@@ -42,6 +42,8 @@ fn every_choice_changes_the_video_and_is_repeated() {
         &["--scheduler", "Euler-Ancestral"],
         &["--scheduler", "HeunDiscreteScheduler"],
         &["--freeu", "0.9,0.2,1.4,1.6"],
+        &["--cache-interval", "2"],
+        &["--cache-interval", "3", "--split-guidance"],
         &["--dtype", "f16"],
         &["--dtype", "bf16"],
         &["--vae-tile-size", "16"],
@@ -74,7 +76,12 @@ fn every_choice_changes_the_video_and_is_repeated() {
         );
         seen.push(made);
     }
-    for same in ["--vae-slicing", "--keep-resident", "--threads=1"] {
+    for same in [
+        "--vae-slicing",
+        "--keep-resident",
+        "--threads=1",
+        "--cache-interval=1",
+    ] {
         ok(&run(
             path,
             &[&RUN[..], &[same, "--output", "a.safetensors"]].concat(),
@@ -107,6 +114,9 @@ fn choices_that_do_not_exist() {
             "--vae-tile-size",
         ),
         (&["--preview-every", "0"], "--preview-every"),
+        (&["--cache-interval", "0"], "--cache-interval: 0"),
+        (&["--cache-interval", "x"], "--cache-interval"),
+        (&["--cache-interval=-1"], "--cache-interval"),
     ] {
         bad(
             &run(path, &[&RUN[..], choice, &["--output", "a.gif"]].concat()),

@@ -26,6 +26,8 @@ const STEPS: usize = 20;
 const ROWS: usize = 256;
 /// Columns that are packed at once for all tasks, in at most 7.5 MiB.
 const COLUMNS: usize = 2048;
+/// Up to so many rows fit, packed, in the second-level cache together with a panel of columns.
+const FEW_ROWS: usize = 320;
 
 /// Whether the processor has the unit and the system lets this process use it. `I2VGEN_AMX=0` turns it off.
 pub(super) fn available() -> bool {
@@ -78,7 +80,10 @@ pub(super) fn product(
     }
     let steps = k.div_ceil(STEP);
     let steps = steps.div_ceil(steps.div_ceil(STEPS));
-    // Few rows: the tasks of a block of rows share out its columns.
+    if m <= FEW_ROWS {
+        return few_rows([m, k, n], steps, y, rows, weight);
+    }
+    // Few blocks: the tasks of a block of rows share out its columns.
     let blocks = m.div_ceil(ROWS.min(m.div_ceil(2).next_multiple_of(PANEL)));
     let height = m.div_ceil(blocks).next_multiple_of(PANEL);
     let blocks = m.div_ceil(height);
@@ -92,15 +97,16 @@ pub(super) fn product(
         for start in (0..k).step_by(steps * STEP) {
             let depth = (k - start).min(steps * STEP);
             let panel = depth.div_ceil(STEP) * PACKED;
-            packed[..panels * panel]
+            let low = packed[..panels * panel]
                 .par_chunks_mut(panel)
                 .enumerate()
-                .for_each(|(i, packed)| {
+                .map(|(i, packed)| {
                     let first = column + i * PANEL;
                     let columns = &weight[first * k..n.min(first + PANEL) * k];
                     // SAFETY: `available` has found the instructions.
                     unsafe { pack_columns(packed, columns, k, start, depth) }
-                });
+                })
+                .reduce(|| false, |a, b| a | b);
             let packed = &packed[..panels * panel];
             (0..blocks * shares).into_par_iter().for_each(|task| {
                 let top = task / shares * height;
@@ -119,12 +125,75 @@ pub(super) fn product(
                         // are disjoint), and this thread's tiles are configured.
                         unsafe {
                             let corner = output.0.add(row * n + column);
-                            multiply_edge(left, right, corner, n, [m - row, n - column]);
+                            multiply_edge(left, right, low, corner, n, [m - row, n - column]);
                         }
                     }
                 }
             });
         }
+    }
+}
+
+/// The same for few rows, where most of the time goes to reading and packing the weight: every task packs a panel of it and
+/// uses it at once, while it is in its cache, and fetches the next one meanwhile.
+fn few_rows(
+    [m, k, n]: [usize; 3],
+    steps: usize,
+    y: &mut [f32],
+    rows: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+    weight: &[f32],
+) {
+    let output = Output(y.as_mut_ptr());
+    let output = &output;
+    let blocks = m.div_ceil(PANEL);
+    let panels = n.div_ceil(PANEL);
+    // Some panels a task, so that configuring the tiles does not count, but enough tasks for all threads.
+    let share = panels.div_ceil(8 * rayon::current_num_threads()).min(16);
+    for start in (0..k).step_by(steps * STEP) {
+        let depth = (k - start).min(steps * STEP);
+        let panel = depth.div_ceil(STEP) * PACKED;
+        let left: Vec<Vec<u16>> = (0..blocks)
+            .into_par_iter()
+            .map(|block| {
+                let top = block * PANEL;
+                let fill = |i: usize, part: &mut [f32]| rows(top + i, start, part);
+                // SAFETY: `available` has found the instructions.
+                unsafe { pack_rows(PANEL.min(m - top), depth, &fill) }
+            })
+            .collect();
+        (0..panels.div_ceil(share))
+            .into_par_iter()
+            .for_each(|task| {
+                let mut right = vec![0; panel];
+                let _tiles = Tiles::new();
+                for column in (task * share..panels.min((task + 1) * share)).map(|i| i * PANEL) {
+                    let columns = &weight[column * k..n.min(column + PANEL) * k];
+                    // SAFETY: as above.
+                    let low = unsafe { pack_columns(&mut right, columns, k, start, depth) };
+                    for (j, left) in left.iter().enumerate() {
+                        let next = column + PANEL + j * PANEL / blocks
+                            ..column + PANEL + (j + 1) * PANEL / blocks;
+                        for line in next.take_while(|line| *line < n) {
+                            prefetch(&weight[line * k + start..][..depth]);
+                        }
+                        let row = j * PANEL;
+                        // SAFETY: the block lies within `y`, no other task has these columns, and this thread's tiles are
+                        // configured.
+                        unsafe {
+                            let corner = output.0.add(row * n + column);
+                            multiply_edge(left, &right, low, corner, n, [m - row, n - column]);
+                        }
+                    }
+                }
+            });
+    }
+}
+
+/// Asks for the values to be brought to the second-level cache.
+fn prefetch(values: &[f32]) {
+    for line in values.chunks(16) {
+        // SAFETY: a hint about our own memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
 
@@ -167,13 +236,14 @@ impl Drop for Tiles {
 unsafe fn multiply_edge(
     left: &[u16],
     right: &[u16],
+    low: bool,
     y: *mut f32,
     stride: usize,
     [rows, columns]: [usize; 2],
 ) {
     if rows >= PANEL && columns >= PANEL {
         // SAFETY: the whole block is there.
-        return unsafe { multiply(left, right, y, stride) };
+        return unsafe { multiply(left, right, low, y, stride) };
     }
     let (rows, columns) = (rows.min(PANEL), columns.min(PANEL));
     let mut block = [0.0; PANEL * PANEL];
@@ -183,7 +253,7 @@ unsafe fn multiply_edge(
             let line = std::slice::from_raw_parts(y.add(i * stride), columns);
             block[i * PANEL..][..columns].copy_from_slice(line);
         }
-        multiply(left, right, block.as_mut_ptr(), PANEL);
+        multiply(left, right, low, block.as_mut_ptr(), PANEL);
         for i in 0..rows {
             let line = std::slice::from_raw_parts_mut(y.add(i * stride), columns);
             line.copy_from_slice(&block[i * PANEL..][..columns]);
@@ -194,73 +264,84 @@ unsafe fn multiply_edge(
 /// `y += left · right` for a block of 32 × 32 with lines `stride` apart and packed panels of the same depth.
 ///
 /// # Safety
-/// The tiles are configured and the block may be read and written.
-unsafe fn multiply(left: &[u16], right: &[u16], y: *mut f32, stride: usize) {
+/// The tiles are configured and the block may be read and written; where `!low`, all low parts of `right` are zero.
+unsafe fn multiply(left: &[u16], right: &[u16], low: bool, y: *mut f32, stride: usize) {
     assert!(left.len() == right.len() && !left.is_empty() && left.len().is_multiple_of(PACKED));
     // Of every step, the parts are at 0 (high), 2048 (middle) and 4096 (low). From one pair of parts to the next only one
     // side changes.
+    macro_rules! products {
+        ($($low:literal),*) => {
+            asm!(
+                "tileloadd tmm0, [{y} + {stride}*1]",
+                "tileloadd tmm1, [{y} + {stride}*1 + 64]",
+                "tileloadd tmm2, [{z} + {stride}*1]",
+                "tileloadd tmm3, [{z} + {stride}*1 + 64]",
+                "2:",
+                "tileloadd tmm4, [{a} + {line}*1]",
+                "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+                $($low,)*
+                "tileloadd tmm6, [{b} + {line}*1 + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {line}*1 + 3072]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a} + {line}*1 + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {line}*1 + 3072]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm6, [{b} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a} + {line}*1 + 4096]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {line}*1 + 5120]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 6144",
+                "add {b}, 6144",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{y} + {stride}*1], tmm0",
+                "tilestored [{y} + {stride}*1 + 64], tmm1",
+                "tilestored [{z} + {stride}*1], tmm2",
+                "tilestored [{z} + {stride}*1 + 64], tmm3",
+                y = in(reg) y,
+                z = in(reg) y.wrapping_add(16 * stride),
+                stride = in(reg) stride * size_of::<f32>(),
+                a = inout(reg) left.as_ptr() => _,
+                b = inout(reg) right.as_ptr() => _,
+                line = in(reg) 64_usize,
+                steps = inout(reg) left.len() / PACKED => _,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: the caller's, and the panels are as long as the steps say.
     unsafe {
-        asm!(
-            "tileloadd tmm0, [{y} + {stride}*1]",
-            "tileloadd tmm1, [{y} + {stride}*1 + 64]",
-            "tileloadd tmm2, [{z} + {stride}*1]",
-            "tileloadd tmm3, [{z} + {stride}*1 + 64]",
-            "2:",
-            "tileloadd tmm4, [{a} + {line}*1]",
-            "tileloadd tmm6, [{b} + {line}*1 + 4096]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b} + {line}*1 + 5120]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {line}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm6, [{b} + {line}*1 + 2048]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tileloadd tmm7, [{b} + {line}*1 + 3072]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{a} + {line}*1 + 2048]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {line}*1 + 3072]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm6, [{b} + {line}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tileloadd tmm7, [{b} + {line}*1 + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{a} + {line}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {line}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{a} + {line}*1 + 4096]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a} + {line}*1 + 5120]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 6144",
-            "add {b}, 6144",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{y} + {stride}*1], tmm0",
-            "tilestored [{y} + {stride}*1 + 64], tmm1",
-            "tilestored [{z} + {stride}*1], tmm2",
-            "tilestored [{z} + {stride}*1 + 64], tmm3",
-            y = in(reg) y,
-            z = in(reg) y.wrapping_add(16 * stride),
-            stride = in(reg) stride * size_of::<f32>(),
-            a = inout(reg) left.as_ptr() => _,
-            b = inout(reg) right.as_ptr() => _,
-            line = in(reg) 64_usize,
-            steps = inout(reg) left.len() / PACKED => _,
-            options(nostack),
-        );
+        match low {
+            true => products!(
+                "tileloadd tmm6, [{b} + {line}*1 + 4096]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {line}*1 + 5120]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7"
+            ),
+            false => products!(),
+        }
     }
 }
 
@@ -314,10 +395,12 @@ fn pack_rows(count: usize, depth: usize, fill: &dyn Fn(usize, &mut [f32])) -> Ve
 }
 
 /// Packs up to 32 columns, which are the rows of `weight` (`k` apart), as right operands: per step, the three parts of two
-/// tiles of 16 pairs × 16 columns.
+/// tiles of 16 pairs × 16 columns. Tells whether any low part is not zero: those of weights that come from a file in half
+/// precision all are.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, depth: usize) {
+fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, depth: usize) -> bool {
     let count = weight.len() / k;
+    let mut low = _mm512_setzero_si512();
     for (step, packed) in packed.chunks_exact_mut(PACKED).enumerate() {
         let first = start + step * STEP;
         let len = STEP.min(start + depth - first);
@@ -334,6 +417,7 @@ fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, dept
                         _mm512_maskz_loadu_ps(upper, part.wrapping_add(16)),
                     )
                 };
+                low = _mm512_or_si512(low, parts[2]);
                 for (tile, part) in tiles.iter_mut().zip(parts) {
                     tile[i] = part;
                 }
@@ -350,6 +434,7 @@ fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, dept
             }
         }
     }
+    _mm512_test_epi32_mask(low, low) != 0
 }
 
 /// Transposes 16 × 16 numbers of 32 bits.
@@ -390,7 +475,7 @@ fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
 
 #[cfg(test)]
 mod tests {
-    /// Against f64. Sizes beside and beyond every block size.
+    /// Against f64. Sizes beside and beyond every block size, weights of full precision and such as come from f16.
     #[test]
     fn accurate() {
         if !super::available() {
@@ -401,15 +486,25 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        for [m, k, n] in [
+        let sizes = [
             [1, 1, 1],
             [33, 65, 31],
             [32, 32, 32],
             [300, 700, 70],
+            [400, 700, 70],
             [40, 33, 2100],
-        ] {
+            [330, 33, 2100],
+        ];
+        for ([m, k, n], half) in sizes
+            .into_iter()
+            .flat_map(|size| [(size, false), (size, true)])
+        {
             let x: Vec<f32> = (0..m * k).map(|_| random()).collect();
-            let w: Vec<f32> = (0..n * k).map(|_| random()).collect();
+            let mut w: Vec<f32> = (0..n * k).map(|_| random()).collect();
+            if half {
+                w.iter_mut()
+                    .for_each(|w| *w = half::f16::from_f32(*w).to_f32());
+            }
             let mut y: Vec<f32> = (0..m * n).map(|_| random()).collect();
             let exact: Vec<f64> = (0..m * n)
                 .map(|i| {

@@ -56,6 +56,10 @@ pub(super) struct Walk {
     context: [f64; 2],
     /// One model evaluation.
     pub(super) step: Meter,
+    /// Operations of an evaluation that uses the deep features of an earlier one again.
+    pub(super) cached_flops: f64,
+    /// Those features.
+    pub(super) deep: Classes,
     /// What is done once.
     pub(super) prepare: Meter,
     /// Values that were prepared and stay alive over all steps.
@@ -71,6 +75,8 @@ impl Walk {
             time: config.time_embed_dim() as f64,
             context: [config.cross_attention_dim as f64, tokens],
             step: Meter::default(),
+            cached_flops: 0.0,
+            deep: [0.0; 2],
             prepare: Meter::default(),
             held: [0.0; 2],
         };
@@ -142,6 +148,8 @@ impl Walk {
         let x = self.step.conv(input, widths[0], 3.0, area(level));
         self.step.free(input);
         let mut x = self.temporal_transformer(x, TRANSFORMER_IN_HEADS * heads[0]);
+        let before = self.step.flops;
+        let mut deep = 0.0;
 
         // A skip shares its values with the map that flows on, which therefore is not freed.
         let mut skips = vec![(x, level)];
@@ -163,6 +171,10 @@ impl Walk {
             let cross = config.up_block_types[last - at] == "CrossAttnUpBlock3D";
             for _ in 0..=layers {
                 let Some((skip, _)) = skips.pop() else { break };
+                if skips.is_empty() {
+                    self.deep[x.class()] += passes * x.values();
+                    deep = self.step.flops - before;
+                }
                 let joined = self.step.make(x.n, x.s, x.c + skip.c);
                 self.step.free(x);
                 self.step.free(skip);
@@ -178,6 +190,7 @@ impl Walk {
         let normed = self.step.norm(x);
         self.step.free(x);
         self.step.conv(normed, channels, 3.0, normed.s);
+        self.cached_flops = passes * (self.step.flops - deep);
         self.step.flops *= passes;
     }
 

@@ -2,9 +2,9 @@
 
     python generate.py
 
-Writes flops.json: per case and part the sizes, the parameters and torch's FLOPs. Of the UNet three numbers: `all` of one
+Writes flops.json: per case and part the sizes, the parameters and torch's FLOPs. Of the UNet four numbers: `all` of one
 forward; `once`, what i2vgen does once per run instead of once per step; `context`, the projections of the context, which
-diffusers repeats for every frame. Needs torch==2.15.0, diffusers==0.33.1, transformers==4.51.3.
+diffusers repeats for every frame; `cached`, what is left when the deep features of an earlier step are used again. Needs torch==2.15.0, diffusers==0.33.1, transformers==4.51.3.
 """
 
 import json
@@ -58,6 +58,7 @@ CASES = [
     ("demo", None, 64, 64, 8, 2, 1),
     ("small", PUBLISHED, 256, 256, 4, 2, 1),
     ("published", PUBLISHED, 704, 1280, 16, 2, 1),
+    ("square", PUBLISHED, 256, 256, 16, 2, 1),
     ("odd", ODD, 44, 76, 3, 3, 2),
 ]
 
@@ -101,6 +102,12 @@ def main():
             projections = sum(
                 flops for path, flops in by_module.items()
                 if ".attentions." in path and path.endswith((".attn2.to_k", ".attn2.to_v")))
+            shallow = ["conv_in", "transformer_in", "time_embedding", "conv_out"] + [
+                f"up_blocks.{len(unet.up_blocks) - 1}.{part}.{unet.config.layers_per_block}"
+                for part in ("resnets", "temp_convs", "attentions", "temp_attentions")]
+            cached = sum(by_module.get(f"I2VGenXLUNet.{part}", 0) for part in shallow) - sum(
+                flops for path, flops in by_module.items()
+                if path.startswith(f"I2VGenXLUNet.{shallow[-2]}.") and path.endswith((".attn2.to_k", ".attn2.to_v")))
             encode, _ = counted(vae.encoder, torch.empty(1, 3, height, width))
             quant, _ = counted(vae.quant_conv, torch.empty(1, 2 * 4, h, w))
             decode, _ = counted(vae.decoder, torch.empty(chunk, 4, h, w))
@@ -113,7 +120,7 @@ def main():
             "configs": {part: config(part, configs) for part in PUBLISHED} if configs else None,
             "parameters": {"unet": parameters(unet), "vae": parameters(vae), "text_encoder": parameters(text),
                            "image_encoder": parameters(vision)},
-            "unet": {"all": total, "once": once, "context": projections},
+            "unet": {"all": total, "once": once, "context": projections, "cached": cached},
             "vae": {"encode": encode + quant, "decode": decode + post},
             "text_encoder": words, "image_encoder": look,
         })

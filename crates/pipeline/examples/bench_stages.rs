@@ -1,19 +1,22 @@
-//! Speed of a device, of the UNet's step and of the VAE's decoder on it: `cargo xtask bench gpu` builds and packs it for a
-//! machine without cargo.
+//! Speed of a device and of every stage of the model on it. `cargo xtask bench stages` runs it on the CPU, `cargo xtask bench
+//! gpu` builds and packs it for a machine without cargo.
 //!
-//!     bench_gpu DEVICE [f16|bf16|f32] [--small] [--steps N] [--launches]
+//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--steps N] [--launches]
 //!
 //! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
-//! test the program). `--launches` lists the kernels that one step of the UNet launches. Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
-//! beside that of a large matrix product on the same device in the same precision.
+//! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
+//! beside that of a large matrix product on the same device in the same precision. `--growth` measures the UNet's step at
+//! more frames and pixels instead: its cost has to grow as the operations do. `--launches` lists the kernels that one step of
+//! the UNet launches on a GPU.
 
-use std::{error::Error, time::Instant};
+use std::{convert::Infallible, error::Error, time::Instant};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{DType, Distribution, Tensor, backend::Backend},
+    tensor::{DType, Distribution, Int, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::Folder;
+use i2vgen_clip_encoders::{CLIPTextModel, CLIPVisionModelWithProjection};
 use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm};
 use i2vgen_pipeline::{EstimateInput, estimate};
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
@@ -27,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(arguments.remove(at))
     };
     let small = flag("--small").is_some();
+    let growth = flag("--growth").is_some();
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     let launches = flag("--launches").is_some() && i2vgen_kernels::record_launches();
     let steps = match arguments.iter().position(|a| a == "--steps") {
@@ -42,9 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bench = Bench {
         dtype,
         small,
+        growth,
         steps,
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         launches,
+        on_cpu: arguments.first().is_some_and(|device| device == "cpu"),
     };
     match arguments.first().map(String::as_str) {
         Some("cpu") => bench.run::<burn::backend::Flex>(&Default::default()),
@@ -59,9 +65,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 struct Bench {
     dtype: DType,
     small: bool,
+    growth: bool,
     steps: usize,
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     launches: bool,
+    on_cpu: bool,
 }
 
 impl Bench {
@@ -69,7 +77,18 @@ impl Bench {
         println!("{} in {:?}", B::name(device), self.dtype);
         println!("{:44}{:>10}{:>10}{:>8}", "", "ms", "TFLOP/s", "ratio");
         let peak = self.ceilings::<B>(device)?;
-        self.unet::<B>(device, peak)?;
+        if self.growth {
+            let frames = [4, 8, 16].map(|frames| [256, 256, frames]);
+            let sizes = [128, 384].map(|side| [side, side, 8]);
+            return self.unet::<B>(&[&frames[..], &sizes].concat(), device, peak);
+        }
+        let sizes: &[[usize; 3]] = match (self.small, self.on_cpu) {
+            (true, _) => &[[64, 64, 4]],
+            (false, true) => &[[256, 256, 8]],
+            (false, false) => &[[256, 256, 16], [512, 512, 16], [704, 1280, 16]],
+        };
+        self.clip::<B>(device, peak)?;
+        self.unet::<B>(sizes, device, peak)?;
         self.vae::<B>(device, peak)
     }
 
@@ -84,22 +103,30 @@ impl Bench {
 
     /// What the device gives to single operations; returns the rate of the matrix product.
     fn ceilings<B: Backend>(&self, device: &B::Device) -> Result<f64, Box<dyn Error>> {
-        let n = if self.small { 256 } else { 8192 };
+        let n = match (self.small, self.on_cpu) {
+            (true, _) => 256,
+            (false, true) => 2048,
+            (false, false) => 8192,
+        };
         let (a, b) = (
             self.random::<B, 2>([n, n], device),
             self.random::<B, 2>([n, n], device),
         );
         let flops = 2.0 * (n as f64).powi(3);
-        let seconds = time::<B, _>(device, || a.clone().matmul(b.clone()))?;
+        let seconds = time::<B, _, Infallible>(device, || Ok(a.clone().matmul(b.clone())))?;
         let peak = flops / seconds;
         print(&format!("matrix product {n}"), seconds, flops, peak);
 
-        let (side, c) = if self.small { (16, 32) } else { (64, 320) };
+        let (side, c) = match (self.small, self.on_cpu) {
+            (true, _) => (16, 32),
+            (false, true) => (32, 320),
+            (false, false) => (64, 320),
+        };
         let x = self.random::<B, 4>([32, side, side, c], device);
         let w = self.random::<B, 4>([c, c, 3, 3], device);
         let flops = 2.0 * 9.0 * (32 * side * side * c * c) as f64;
-        let seconds = time::<B, _>(device, || {
-            conv2d(x.clone(), w.clone(), None, 1, Padding::same(1))
+        let seconds = time::<B, _, Infallible>(device, || {
+            Ok(conv2d(x.clone(), w.clone(), None, 1, Padding::same(1)))
         })?;
         print(
             &format!("convolution 3x3, 32 of {side}x{side}, {c} channels"),
@@ -111,9 +138,10 @@ impl Bench {
         let tokens = side * side;
         let q = self.random::<B, 3>([32, tokens, c], device);
         let flops = 4.0 * (32 * tokens * tokens * c) as f64;
-        let heads = c / 32;
-        let seconds = time::<B, _>(device, || {
-            attention(q.clone(), q.clone(), q.clone(), heads, Mask::None)
+        let heads = c / if self.small { 32 } else { 64 };
+        let seconds = time::<B, _, Infallible>(device, || {
+            let (q, k, v) = (q.clone(), q.clone(), q.clone());
+            Ok(attention(q, k, v, heads, Mask::None))
         })?;
         print(
             &format!("attention, 32 of {tokens} tokens, {c} channels"),
@@ -127,8 +155,9 @@ impl Bench {
             self.random::<B, 1>([c], device),
             self.random::<B, 1>([c], device),
         );
-        let seconds = time::<B, _>(device, || {
-            group_norm(x.clone(), weight.clone(), bias.clone(), 32, 1e-5, true)
+        let seconds = time::<B, _, Infallible>(device, || {
+            let (weight, bias) = (weight.clone(), bias.clone());
+            Ok(group_norm(x.clone(), weight, bias, 32, 1e-5, true))
         })?;
         let bytes = 2.0 * (32 * tokens * c * self.dtype.size()) as f64;
         println!(
@@ -140,7 +169,36 @@ impl Bench {
         Ok(peak)
     }
 
-    fn unet<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
+    /// Two texts at once, as with guidance, and one picture.
+    fn clip<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
+        if self.small {
+            return Ok(());
+        }
+        let config = serde_json::from_str(Component::TextEncoder.published_config())?;
+        let model = CLIPTextModel::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+        let ids = Tensor::<B, 2, Int>::ones([2, 77], device);
+        let seconds = time::<B, _, _>(device, || model.forward(ids.clone(), Some(1)))?;
+        let flops = 2.0 * self.flops("text_encoder", [256, 256], 1)?;
+        print("text encoder, two prompts", seconds, flops, peak);
+        drop(model);
+
+        let config = serde_json::from_str(Component::ImageEncoder.published_config())?;
+        let model =
+            CLIPVisionModelWithProjection::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+        let pixels = self.random::<B, 4>([1, 3, 224, 224], device);
+        let seconds = time::<B, _, _>(device, || model.forward(pixels.clone()))?;
+        let flops = self.flops("image_encoder", [256, 256], 1)?;
+        print("image encoder", seconds, flops, peak);
+        Ok(())
+    }
+
+    /// The step with guidance at each of `sizes` (height, width, frames).
+    fn unet<B: Backend>(
+        &self,
+        sizes: &[[usize; 3]],
+        device: &B::Device,
+        peak: f64,
+    ) -> Result<(), Box<dyn Error>> {
         let config: I2VGenXLUNetConfig = match self.small {
             false => serde_json::from_str(Component::Unet.published_config())?,
             true => serde_json::from_str(include_str!("../../demo-model/model/unet/config.json"))?,
@@ -148,12 +206,7 @@ impl Bench {
         let width = config.cross_attention_dim;
         let unet = I2VGenXLUNet::<B>::new(config, device)?;
         let unet = unet.map(&mut Cast(self.dtype));
-        let sizes: &[[usize; 2]] = match self.small {
-            true => &[[64, 64]],
-            false => &[[256, 256], [512, 512], [704, 1280]],
-        };
-        for &[height, width_of_frame] in sizes {
-            let frames = if self.small { 4 } else { 16 };
+        for &[height, width_of_frame, frames] in sizes {
             let (h, w) = (height / 8, width_of_frame / 8);
             let prepared = unet.prepare(
                 self.random([2, 77, width], device),
@@ -163,15 +216,7 @@ impl Bench {
                 1.0,
             )?;
             let x = self.random::<B, 5>([1, 4, frames, h, w], device);
-            let mut failure = None;
-            let seconds = time::<B, _>(device, || {
-                let y = unet.forward(x.clone(), 500.0, &prepared);
-                y.map_err(|e| failure = Some(e))
-                    .unwrap_or_else(|()| x.clone())
-            })?;
-            if let Some(error) = failure {
-                return Err(error.into());
-            }
+            let seconds = time::<B, _, _>(device, || unet.forward(x.clone(), 500.0, &prepared))?;
             #[cfg(any(feature = "wgpu", feature = "cuda"))]
             if self.launches {
                 i2vgen_kernels::launches();
@@ -182,11 +227,13 @@ impl Bench {
             let name = format!("UNet step, guidance, {width_of_frame}x{height}, {frames} frames");
             let flops = self.flops("denoise", [height, width_of_frame], frames)?;
             print(&name, seconds, flops, peak);
-            println!(
-                "{:44}{:>10.1} s",
-                format!("  {} steps", self.steps),
-                seconds * self.steps as f64
-            );
+            if !self.growth {
+                println!(
+                    "{:44}{:>10.1} s",
+                    format!("  {} steps", self.steps),
+                    seconds * self.steps as f64
+                );
+            }
         }
         Ok(())
     }
@@ -197,25 +244,25 @@ impl Bench {
             true => AutoencoderKLConfig::default(),
         };
         let vae = AutoencoderKL::<B>::new(config, device)?.map(&mut Cast(self.dtype));
-        let [height, width] = if self.small { [64, 64] } else { [704, 1280] };
+        let [height, width] = match (self.small, self.on_cpu) {
+            (true, _) => [64, 64],
+            (false, true) => [512, 512],
+            (false, false) => [704, 1280],
+        };
         let factor = vae.config.scale_factor();
-        let z = self.random::<B, 4>([1, 4, height / factor, width / factor], device);
-        let mut failure = None;
-        let seconds = time::<B, _>(device, || {
-            let y = vae.decode(z.clone());
-            y.map_err(|e| failure = Some(e))
-                .unwrap_or_else(|()| z.clone())
+        let picture = self.random::<B, 4>([1, 3, height, width], device);
+        let seconds = time::<B, _, _>(device, || {
+            vae.encode(picture.clone())
+                .map(|posterior| posterior.mode())
         })?;
-        if let Some(error) = failure {
-            return Err(error.into());
-        }
+        let flops = self.flops("vae_encode", [height, width], 1)?;
+        let name = format!("VAE encode, one picture of {width}x{height}");
+        print(&name, seconds, flops, peak);
+        let z = self.random::<B, 4>([1, 4, height / factor, width / factor], device);
+        let seconds = time::<B, _, _>(device, || vae.decode(z.clone()))?;
         let flops = self.flops("vae_decode", [height, width], 1)?;
-        print(
-            &format!("VAE decode, one frame of {width}x{height}"),
-            seconds,
-            flops,
-            peak,
-        );
+        let name = format!("VAE decode, one frame of {width}x{height}");
+        print(&name, seconds, flops, peak);
         Ok(())
     }
 
@@ -246,6 +293,7 @@ impl Bench {
             split_guidance: false,
             stream_unet: false,
             model_evaluations: 1,
+            cache_interval: 1,
             decode_chunk_size: 1,
             clip_skip: 1,
             bytes_per_value: self.dtype.size(),
@@ -259,24 +307,24 @@ impl Bench {
     }
 }
 
-/// Random values in the precision that is asked for, tensor by tensor.
+/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16.
 struct Cast(DType);
 
 impl<B: Backend> ModuleMapper<B> for Cast {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        Param::initialized(param.id, param.val().cast(self.0))
+        Param::initialized(param.id, param.val().cast(DType::F16).cast(self.0))
     }
 }
 
 /// Seconds of one call: the fewest of some, after some that compile and tune. The first call is reported, too.
-fn time<B: Backend, const D: usize>(
+fn time<B: Backend, T, E: Into<Box<dyn Error>>>(
     device: &B::Device,
-    mut f: impl FnMut() -> Tensor<B, D>,
+    mut f: impl FnMut() -> Result<T, E>,
 ) -> Result<f64, Box<dyn Error>> {
     let mut once = || -> Result<f64, Box<dyn Error>> {
         B::sync(device).map_err(|e| format!("{e:?}"))?;
         let start = Instant::now();
-        let y = f();
+        let y = f().map_err(Into::into)?;
         B::sync(device).map_err(|e| format!("{e:?}"))?;
         drop(y);
         Ok(start.elapsed().as_secs_f64())
