@@ -48,6 +48,11 @@ pub fn geglu<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
         Ok(done) => return done,
         Err(x) => x,
     };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = match crate::cube::try_geglu(x) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     let [_, _, c2] = x.dims();
     let value = x.clone().narrow(2, 0, c2 / 2);
     let gate = x.narrow(2, c2 / 2, c2 / 2);

@@ -109,7 +109,7 @@ fn extended<B: Backend>(x: Tensor<B, 4>, axis: usize, before: usize, after: usiz
 
 /// Convolution with kernel 3 and zero padding 1 along the frame axis (PyTorch's `Conv3d` with kernel `(3, 1, 1)`).
 ///
-/// Computed as three matrix products over shifted frames, which every backend does well.
+/// Computed as three matrix products over shifted frames, which every backend does well; on a GPU as a single one.
 ///
 /// # Shapes
 /// `x [b, f, s, in]`, `weight [out, in, 3, 1, 1]`, `bias [out]` → `[b, f, s, out]`
@@ -138,6 +138,10 @@ pub fn frame_conv<B: Backend>(
         Ok(done) => return done,
         Err(x) => x,
     };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if x.dims()[1] > 1 && crate::cube::eligible(&x) {
+        return frame_conv_of_patches(x, weight, bias);
+    }
     let [b, f, s, c] = x.dims();
     let [out, ..] = weight.dims();
     let taps = weight.reshape([out, c, 3]).permute([2, 1, 0]);
@@ -150,4 +154,24 @@ pub fn frame_conv<B: Backend>(
         y = y + before.matmul(tap(0)) + after.matmul(tap(2));
     }
     y
+}
+
+/// The same as one product of a matrix with the values of three frames side by side, made for as many positions at a time as
+/// the budget allows. The weights are used as they lie in memory.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn frame_conv_of_patches<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, 4> {
+    let [b, f, _, c] = x.dims();
+    let [out, ..] = weight.dims();
+    let matrix = weight.reshape([out, c * 3]).transpose();
+    let bytes = b * f * c * 3 * x.dtype().size();
+    crate::in_turns(x, crate::memory_budget() / bytes, 2, |x, _| {
+        let [.., s, _] = x.dims();
+        let patches = crate::cube::frame_patches(x).reshape([b * f * s, c * 3]);
+        let y = patches.matmul(matrix.clone()) + bias.clone().unsqueeze();
+        y.reshape([b, f, s, out])
+    })
 }

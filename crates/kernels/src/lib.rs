@@ -12,6 +12,8 @@ mod precision;
 mod resize;
 mod trace;
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 
@@ -19,6 +21,8 @@ pub use activation::{add, geglu, gelu, silu};
 pub use attention::{Mask, attention, frame_attention};
 pub use check::check;
 pub use conv::{Padding, conv2d, frame_conv};
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub use cube::{has_gpu_kernels, launches, record_launches};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::linear;
 pub use memory::{in_turns, memory_budget, set_memory_budget};

@@ -34,6 +34,11 @@ pub fn group_norm<B: Backend>(
         Ok(done) => return done,
         Err(x) => x,
     };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = match crate::cube::try_group_norm(x, &weight, &bias, groups, eps, silu) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
     let [n, s, c] = x.dims();
     let dtype = x.dtype();
     let x = x.cast(DType::F32).reshape([n, s, groups, c / groups]);
@@ -83,6 +88,11 @@ pub fn layer_norm<B: Backend>(
     };
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_layer_norm(x, &weight, &bias, eps) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = match crate::cube::try_layer_norm(x, &weight, &bias, eps) {
         Ok(done) => return done,
         Err(x) => x,
     };

@@ -1,8 +1,9 @@
-//! Every hand-written CPU kernel against the composed form, which `Autodiff<Flex>` gets because it is not `Flex`.
+//! Every hand-written kernel against the composed form, which `Autodiff<Flex>` gets because it is not `Flex`, or against its
+//! formula in f64.
 
 use burn::{
     backend::{Autodiff, Flex},
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{DType, Tensor, TensorData, backend::Backend},
 };
 use i2vgen_kernels::*;
 use i2vgen_tests::TestBackend;
@@ -386,7 +387,7 @@ fn threads_do_not_change_the_bits() {
 /// and one of its result.
 #[test]
 fn half_precision_is_f32_rounded() {
-    use burn::tensor::{DType, bf16, f16};
+    use burn::tensor::{bf16, f16};
     for dtype in [DType::F16, DType::BF16] {
         // As wide as the values that dtype can hold: f32 that were rounded to it.
         let x3 = |dims, seed| data::<Flex, 3>(dims, seed).cast(dtype).cast(DType::F32);
@@ -453,4 +454,203 @@ fn half_precision_is_f32_rounded() {
             x4([2, 8, 30, 64], 23)
         );
     }
+}
+
+/// The tests of this file would also pass without kernels.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[test]
+fn the_gpu_has_kernels() {
+    assert!(has_gpu_kernels::<TestBackend>());
+    assert!(!has_gpu_kernels::<Autodiff<TestBackend>>());
+    assert!(!has_gpu_kernels::<Composed>());
+}
+
+/// A group normalisation in f64; a layer normalisation is one of `s = 1` with a single group.
+fn normalised(
+    x: &[f32],
+    [n, s, c]: [usize; 3],
+    groups: usize,
+    [weight, bias]: [&[f32]; 2],
+    silu: bool,
+) -> Vec<f64> {
+    let of_group = c / groups;
+    let mut y = vec![0.0; x.len()];
+    for (image, group) in (0..n).flat_map(|image| (0..groups).map(move |group| (image, group))) {
+        let at = |i: usize| (image * s + i / of_group) * c + group * of_group + i % of_group;
+        let values = || (0..s * of_group).map(|i| f64::from(x[at(i)]));
+        let count = (s * of_group) as f64;
+        let mean = values().sum::<f64>() / count;
+        let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+        for (i, value) in values().enumerate() {
+            let channel = at(i) % c;
+            let value = (value - mean) / (variance + 1e-5).sqrt() * f64::from(weight[channel])
+                + f64::from(bias[channel]);
+            y[at(i)] = match silu {
+                true => value / (1.0 + (-value).exp()),
+                false => value,
+            };
+        }
+    }
+    y
+}
+
+fn values<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f32> {
+    x.cast(DType::F32).into_data().to_vec().unwrap()
+}
+
+fn assert_exact<const D: usize>(tolerance: f64, ours: Tensor<TestBackend, D>, exact: &[f64]) {
+    let ours = values(ours);
+    assert_eq!(ours.len(), exact.len());
+    let scale = exact.iter().fold(1e-3, |m: f64, x| m.max(x.abs()));
+    for (i, (a, b)) in ours.iter().zip(exact).enumerate() {
+        let off = (f64::from(*a) - b).abs() / scale;
+        assert!(off <= tolerance, "element {i}: {a} instead of {b}");
+    }
+}
+
+/// Those that the test's device computes with.
+fn dtypes() -> impl Iterator<Item = (DType, f64)> {
+    [(DType::F32, 1e-5), (DType::F16, 2e-3), (DType::BF16, 1e-2)]
+        .into_iter()
+        .filter(|(dtype, _)| TestBackend::supports_dtype(&Default::default(), *dtype))
+}
+
+/// Odd sizes, one channel in a group, one group wider than a GPU's cube, many chunks; far from zero, and at the end of what
+/// f16 holds, where squares overflow.
+#[test]
+fn norms_in_f64() {
+    for (dims, groups) in [
+        ([2, 1, 8], 8),
+        ([1, 7, 5], 5),
+        ([3, 64, 6], 2),
+        ([2, 33, 700], 1),
+        ([2, 50, 40], 4),
+        ([1, 3001, 24], 8),
+        ([2, 20_000, 6], 3),
+        ([2, 70, 1280], 32),
+    ] {
+        let c = dims[2];
+        for (dtype, tolerance) in dtypes() {
+            for (offset, scale) in [(0.0, 1.0), (1000.0, 1.0), (0.0, 30_000.0)] {
+                // Rounded to dtype, so that the reference has the same inputs.
+                let x = (data::<TestBackend, 3>(dims, 1) * scale + offset).cast(dtype);
+                let [weight, bias] = [2, 3].map(|seed| data::<TestBackend, 1>([c], seed));
+                let [weight, bias] = [weight.cast(dtype), bias.cast(dtype)];
+                let parameters = [weight.clone(), bias.clone()].map(values);
+                let parameters = [&parameters[0][..], &parameters[1][..]];
+                // Half a unit in the last place of the mean is that much of a deviation.
+                let tolerance = tolerance + if offset > 0.0 { 1e-4 } else { 0.0 };
+                for silu in [false, true] {
+                    let exact = normalised(&values(x.clone()), dims, groups, parameters, silu);
+                    let y = group_norm(x.clone(), weight.clone(), bias.clone(), groups, 1e-5, silu);
+                    assert_eq!(y.dtype(), dtype);
+                    assert_exact(tolerance, y, &exact);
+                }
+                let rows = [dims[0] * dims[1], c];
+                let exact = normalised(&values(x.clone()), [rows[0], 1, c], 1, parameters, false);
+                let y = layer_norm(x.reshape(rows), weight, bias, 1e-5);
+                assert_eq!(y.dtype(), dtype);
+                // A few values may be alike by chance, and then their mean's rounding is all that is seen.
+                if c >= 24 {
+                    assert_exact(tolerance, y, &exact);
+                }
+            }
+        }
+    }
+}
+
+/// Part of the channels, part of the rows, swapped axes; weights in f32 beside values in half precision.
+#[test]
+fn norms_and_geglu_of_views() {
+    fn run<B: Backend>(stored: DType, computed: DType) -> Vec<Vec<f32>> {
+        let x = data::<B, 3>([4, 50, 256], 1).cast(stored).cast(computed);
+        let views = [
+            x.clone().narrow(2, 128, 128),
+            x.clone().narrow(1, 8, 37),
+            x.clone().swap_dims(0, 1),
+            x.clone().swap_dims(1, 2).narrow(2, 10, 12),
+            x.narrow(0, 1, 2),
+        ];
+        let results = views.into_iter().flat_map(|x| {
+            let [n, _, c] = x.dims();
+            let (weight, bias) = (data::<B, 1>([c], 2), data::<B, 1>([c], 3));
+            let rows = x.clone().slice([n - 1..n]).squeeze_dim::<2>(0);
+            [
+                values(geglu(x.clone())),
+                values(layer_norm(rows, weight.clone(), bias.clone(), 1e-5)),
+                values(group_norm(x, weight, bias, 4, 1e-5, true)),
+            ]
+        });
+        results.collect()
+    }
+    for (dtype, tolerance) in dtypes() {
+        let oracle = run::<Composed>(dtype, DType::F32);
+        for (ours, oracle) in run::<TestBackend>(dtype, dtype).into_iter().zip(oracle) {
+            let ours = Tensor::<TestBackend, 1>::from_floats(&ours[..], &Default::default());
+            let oracle: Vec<f64> = oracle.into_iter().map(f64::from).collect();
+            assert_exact(tolerance, ours, &oracle);
+        }
+    }
+}
+
+/// The Gaussian distribution by its series, and by its continued fraction in the tail.
+fn gelu_f64(x: f64) -> f64 {
+    let z = x.abs();
+    let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let tail = if z < 3.0 {
+        let (mut term, mut sum) = (z, z);
+        for n in 1..100 {
+            term *= z * z / f64::from(2 * n + 1);
+            sum += term;
+        }
+        0.5 - density * sum
+    } else {
+        let fraction = (1..200).rev().fold(z, |below, n| z + f64::from(n) / below);
+        density / fraction
+    };
+    x * if x > 0.0 { 1.0 - tail } else { tail }
+}
+
+#[test]
+fn geglu_in_f64() {
+    for dims in [[1, 1, 2], [3, 5, 14], [2, 300, 24], [1, 77, 2560]] {
+        let c = dims[2] / 2;
+        for (dtype, tolerance) in dtypes() {
+            let x = (data::<TestBackend, 3>(dims, 7) * 6.0).cast(dtype);
+            let inputs = values(x.clone());
+            let exact: Vec<f64> = (0..dims[0] * dims[1] * c)
+                .map(|i| {
+                    let at = i / c * 2 * c + i % c;
+                    f64::from(inputs[at]) * gelu_f64(f64::from(inputs[at + c]))
+                })
+                .collect();
+            let tolerance = if dtype == DType::F32 { 1e-6 } else { tolerance };
+            assert_exact(tolerance, geglu(x), &exact);
+        }
+    }
+}
+
+/// In turns, of a view, and in half precision.
+#[test]
+fn frame_convolutions_of_views() {
+    fn run<B: Backend>(stored: DType, computed: DType) -> Vec<f32> {
+        let x = data::<B, 4>([70, 5, 2, 24], 1).cast(stored).cast(computed);
+        let weight = data::<B, 5>([7, 24, 3, 1, 1], 2).cast(stored);
+        let bias = data::<B, 1>([7], 3).cast(stored);
+        let x = x.swap_dims(0, 2);
+        values(frame_conv(x, weight.cast(computed), bias.cast(computed)))
+    }
+    let budget = memory_budget();
+    for turn in [budget, 20_000] {
+        // It changes no result, also of the tests beside this one.
+        set_memory_budget(turn);
+        for (dtype, tolerance) in dtypes() {
+            let oracle = run::<Composed>(dtype, DType::F32);
+            let oracle: Vec<f64> = oracle.into_iter().map(f64::from).collect();
+            let ours = run::<TestBackend>(dtype, dtype);
+            let ours = Tensor::<TestBackend, 1>::from_floats(&ours[..], &Default::default());
+            assert_exact(tolerance, ours, &oracle);
+        }
+    }
+    set_memory_budget(budget);
 }

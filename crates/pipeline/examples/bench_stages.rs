@@ -1,12 +1,13 @@
 //! Speed of a device and of every stage of the model on it. `cargo xtask bench stages` runs it on the CPU, `cargo xtask bench
 //! gpu` builds and packs it for a machine without cargo.
 //!
-//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--steps N]
+//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--steps N] [--launches]
 //!
 //! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
 //! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
 //! beside that of a large matrix product on the same device in the same precision. `--growth` measures the UNet's step at
-//! more frames and pixels instead: its cost has to grow as the operations do.
+//! more frames and pixels instead: its cost has to grow as the operations do. `--launches` lists the kernels that one step of
+//! the UNet launches on a GPU.
 
 use std::{convert::Infallible, error::Error, time::Instant};
 
@@ -30,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let small = flag("--small").is_some();
     let growth = flag("--growth").is_some();
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let launches = flag("--launches").is_some() && i2vgen_kernels::record_launches();
     let steps = match arguments.iter().position(|a| a == "--steps") {
         Some(at) => arguments.drain(at..).nth(1).unwrap_or_default().parse()?,
         None => 50,
@@ -45,6 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         small,
         growth,
         steps,
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        launches,
         on_cpu: arguments.first().is_some_and(|device| device == "cpu"),
     };
     match arguments.first().map(String::as_str) {
@@ -62,6 +67,8 @@ struct Bench {
     small: bool,
     growth: bool,
     steps: usize,
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    launches: bool,
     on_cpu: bool,
 }
 
@@ -192,15 +199,9 @@ impl Bench {
         device: &B::Device,
         peak: f64,
     ) -> Result<(), Box<dyn Error>> {
-        let config = match self.small {
+        let config: I2VGenXLUNetConfig = match self.small {
             false => serde_json::from_str(Component::Unet.published_config())?,
-            true => I2VGenXLUNetConfig {
-                block_out_channels: vec![32, 64],
-                down_block_types: vec!["CrossAttnDownBlock3D".into(), "DownBlock3D".into()],
-                up_block_types: vec!["UpBlock3D".into(), "CrossAttnUpBlock3D".into()],
-                attention_head_dim: Some(i2vgen_unet3d::PerLevel::All(16)),
-                ..Default::default()
-            },
+            true => serde_json::from_str(include_str!("../../demo-model/model/unet/config.json"))?,
         };
         let width = config.cross_attention_dim;
         let unet = I2VGenXLUNet::<B>::new(config, device)?;
@@ -216,6 +217,13 @@ impl Bench {
             )?;
             let x = self.random::<B, 5>([1, 4, frames, h, w], device);
             let seconds = time::<B, _, _>(device, || unet.forward(x.clone(), 500.0, &prepared))?;
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            if self.launches {
+                i2vgen_kernels::launches();
+                unet.forward(x.clone(), 500.0, &prepared)?;
+                B::sync(device).map_err(|e| format!("{e:?}"))?;
+                list(&i2vgen_kernels::launches());
+            }
             let name = format!("UNet step, guidance, {width_of_frame}x{height}, {frames} frames");
             let flops = self.flops("denoise", [height, width_of_frame], frames)?;
             print(&name, seconds, flops, peak);
@@ -331,6 +339,21 @@ fn time<B: Backend, T, E: Into<Box<dyn Error>>>(
         println!("{:44}{:>10.1}", "  (the first call)", first * 1e3);
     }
     Ok(best)
+}
+
+/// How often each kernel was launched.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn list(launches: &[String]) {
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    for name in launches {
+        *counts.entry(name).or_default() += 1;
+    }
+    println!("{:44}{:>10}", "Kernel launches per step", launches.len());
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (name, count) in counts {
+        println!("{count:10}  {name}");
+    }
 }
 
 fn print(name: &str, seconds: f64, flops: f64, peak: f64) {

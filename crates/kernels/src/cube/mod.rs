@@ -1,0 +1,253 @@
+//! Hand-written kernels for burn's GPU backends, in CubeCL: one source for CUDA, Vulkan, Metal and WebGPU.
+//!
+//! As in the kernels for the CPU a `try_*` function hands its tensor back if the backend is another one, and the caller
+//! composes burn operations. Inputs may be f32, f16 or bf16; all arithmetic is in f32, and a result is rounded once. Under
+//! burn's fusion the same kernels run as operations of their own between the fused ones.
+
+mod activation;
+mod frames;
+#[cfg(feature = "fusion")]
+mod fused;
+mod launches;
+mod moments;
+mod norm;
+
+pub use launches::{launches, record_launches};
+
+use std::any::{Any, TypeId};
+
+use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, backend::Backend};
+use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{ir::AddressType, prelude::*};
+
+/// Units of a cube; every GPU runs that many.
+const UNITS: usize = 256;
+
+/// What to run. The first input and the result have the same dtype.
+#[derive(Clone, Copy, Debug)]
+enum Kernel {
+    /// Of `x [n, s, c]`, weight and bias.
+    GroupNorm { groups: usize, eps: f64, silu: bool },
+    /// Of `x [rows, c]`, weight and bias.
+    LayerNorm { eps: f64 },
+    /// `[b, n, 2·c]` → `[b, n, c]`
+    Geglu,
+    /// `[b, f, s, c]` → `[b, f, s, c·3]`
+    FramePatches,
+}
+
+impl Kernel {
+    /// The shape of its result.
+    fn output(self, x: &Shape) -> Shape {
+        let mut shape = x.clone();
+        let last = shape.num_dims() - 1;
+        match self {
+            Kernel::GroupNorm { .. } | Kernel::LayerNorm { .. } => {}
+            Kernel::Geglu => shape[last] /= 2,
+            Kernel::FramePatches => shape[last] *= 3,
+        }
+        shape
+    }
+
+    fn launch<R: CubeRuntime>(self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+        let mut inputs = inputs.into_iter();
+        let mut next = || inputs.next().expect("every kernel is given its inputs");
+        match self {
+            Kernel::GroupNorm { groups, eps, silu } => {
+                norm::group_norm(next(), next(), next(), groups, eps, silu)
+            }
+            Kernel::LayerNorm { eps } => norm::layer_norm(next(), next(), next(), eps),
+            Kernel::Geglu => activation::geglu(next()),
+            Kernel::FramePatches => frames::patches(next()),
+        }
+    }
+}
+
+pub(crate) fn try_group_norm<B: Backend>(
+    x: Tensor<B, 3>,
+    weight: &Tensor<B, 1>,
+    bias: &Tensor<B, 1>,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> Result<Tensor<B, 3>, Tensor<B, 3>> {
+    if !eligible(&x) || weight.dtype() != bias.dtype() || x.dims()[0] >= MOST_CUBES {
+        return Err(x);
+    }
+    let inputs = [float(x), float(weight.clone()), float(bias.clone())];
+    Ok(run::<B, 3>(Kernel::GroupNorm { groups, eps, silu }, inputs))
+}
+
+pub(crate) fn try_layer_norm<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: &Tensor<B, 1>,
+    bias: &Tensor<B, 1>,
+    eps: f64,
+) -> Result<Tensor<B, 2>, Tensor<B, 2>> {
+    if !eligible(&x) || weight.dtype() != bias.dtype() {
+        return Err(x);
+    }
+    let inputs = [float(x), float(weight.clone()), float(bias.clone())];
+    Ok(run::<B, 2>(Kernel::LayerNorm { eps }, inputs))
+}
+
+pub(crate) fn try_geglu<B: Backend>(x: Tensor<B, 3>) -> Result<Tensor<B, 3>, Tensor<B, 3>> {
+    if !eligible(&x) {
+        return Err(x);
+    }
+    Ok(run::<B, 3>(Kernel::Geglu, [float(x)]))
+}
+
+/// Each position of an [`eligible`] tensor with those of the frame before and after it, zeros where there is none: value `3·i + t` of the last axis is
+/// channel `i` of frame `f + t − 1`.
+///
+/// # Shapes
+/// `[b, f, s, c]` → `[b, f, s, 3·c]`
+pub(crate) fn frame_patches<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
+    run::<B, 4>(Kernel::FramePatches, [float(x)])
+}
+
+/// Cubes along one axis of a launch, on every GPU.
+const MOST_CUBES: usize = 1 << 16;
+
+/// Whether the kernels may run on this tensor.
+pub(crate) fn eligible<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
+    has_gpu_kernels::<B>()
+        && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+        && x.shape().num_elements() > 0
+}
+
+/// Whether the hand-written GPU kernels run on a backend: on burn's GPU backends, with fusion and without.
+pub fn has_gpu_kernels<B: Backend>() -> bool {
+    let primitive = TypeId::of::<B::FloatTensorPrimitive>();
+    let mut known = Vec::new();
+    #[cfg(feature = "wgpu")]
+    known.extend(primitives::<cubecl::wgpu::WgpuRuntime>());
+    #[cfg(feature = "cuda")]
+    known.extend(primitives::<cubecl::cuda::CudaRuntime>());
+    known.contains(&primitive)
+}
+
+/// The types of a runtime's tensors: as they are, and under fusion.
+fn primitives<R: CubeRuntime>() -> Vec<TypeId> {
+    vec![
+        TypeId::of::<CubeTensor<R>>(),
+        #[cfg(feature = "fusion")]
+        TypeId::of::<fused::Fused<R>>(),
+    ]
+}
+
+/// Runs a kernel on tensors of an [`eligible`] backend.
+fn run<B: Backend, const D: usize>(
+    kernel: Kernel,
+    inputs: impl Into<Vec<B::FloatTensorPrimitive>>,
+) -> Tensor<B, D> {
+    let inputs = inputs.into();
+    #[cfg(feature = "wgpu")]
+    let inputs = match run_on::<cubecl::wgpu::WgpuRuntime, _>(kernel, inputs) {
+        Ok(y) => return Tensor::from_primitive(TensorPrimitive::Float(y)),
+        Err(inputs) => inputs,
+    };
+    #[cfg(feature = "cuda")]
+    let inputs = match run_on::<cubecl::cuda::CudaRuntime, _>(kernel, inputs) {
+        Ok(y) => return Tensor::from_primitive(TensorPrimitive::Float(y)),
+        Err(inputs) => inputs,
+    };
+    unreachable!("the backend's type was checked: {}", inputs.len())
+}
+
+/// Runs a kernel if the tensors are those of runtime `R`.
+fn run_on<R: CubeRuntime, P: 'static>(kernel: Kernel, inputs: Vec<P>) -> Result<P, Vec<P>> {
+    let inputs = match cast::<_, Vec<CubeTensor<R>>>(inputs) {
+        Ok(inputs) => return cast(kernel.launch(inputs)).map_err(|_| Vec::new()),
+        Err(inputs) => inputs,
+    };
+    #[cfg(feature = "fusion")]
+    let inputs = match cast::<_, Vec<fused::Fused<R>>>(inputs) {
+        Ok(inputs) => return cast(fused::register(kernel, inputs)).map_err(|_| Vec::new()),
+        Err(inputs) => inputs,
+    };
+    Err(inputs)
+}
+
+/// `a` as a `T`, if it is one.
+fn cast<A: 'static, T: 'static>(a: A) -> Result<T, A> {
+    let mut slot = Some(a);
+    let any: &mut dyn Any = &mut slot;
+    match any.downcast_mut::<Option<T>>().and_then(Option::take) {
+        Some(t) => Ok(t),
+        None => Err(slot.expect("nothing was taken")),
+    }
+}
+
+fn float<B: Backend, const D: usize>(x: Tensor<B, D>) -> B::FloatTensorPrimitive {
+    x.into_primitive().tensor()
+}
+
+/// A tensor whose rows (its last axis) are contiguous and lie one after the other, and the distance of two rows. CUDA's
+/// tensors have unused values after each row, so that a contiguous copy of each would be made for nothing.
+fn in_rows<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
+    let pitch = |x: &CubeTensor<R>| {
+        let (shape, strides) = (x.meta.shape(), x.meta.strides());
+        let last = shape.num_dims() - 1;
+        let mut outer = (0..last).rev().filter(|axis| shape[*axis] > 1);
+        let first = outer.next();
+        let pitch = first.map_or(shape[last], |axis| strides[axis]);
+        let mut expected = first.map_or(0, |axis| pitch * shape[axis]);
+        for axis in outer {
+            if strides[axis] != expected {
+                return None;
+            }
+            expected *= shape[axis];
+        }
+        (strides[last] == 1 && pitch >= shape[last]).then_some(pitch)
+    };
+    match pitch(&x) {
+        Some(pitch) => (x, pitch),
+        None => {
+            let x = into_contiguous(x);
+            let shape = x.meta.shape();
+            let pitch = shape[shape.num_dims() - 1];
+            (x, pitch)
+        }
+    }
+}
+
+/// A new contiguous tensor beside `like`.
+fn empty<R: CubeRuntime>(like: &CubeTensor<R>, shape: Shape, dtype: DType) -> CubeTensor<R> {
+    burn_cubecl::ops::numeric::empty_device_contiguous_dtype(
+        like.client.clone(),
+        like.device.clone(),
+        shape,
+        dtype,
+    )
+}
+
+/// The most values that one unit may read at once: what the device does well, and every one of `multiples` is a multiple of.
+fn width<R: CubeRuntime>(tensors: &[&CubeTensor<R>], multiples: &[usize]) -> usize {
+    let widest = |x: &&CubeTensor<R>| {
+        let mut sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
+        sizes.find(|size| multiples.iter().all(|n| n.is_multiple_of(*size)))
+    };
+    tensors.iter().filter_map(widest).min().unwrap_or(1)
+}
+
+/// Integers wide enough for the index of any value.
+fn addresses<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
+    let types = tensors.iter().map(|x| x.required_address_type());
+    types.max().unwrap_or_default()
+}
+
+/// A launch of at least `units` units.
+fn units<R: CubeRuntime>(client: &ComputeClient<R>, units: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(client, units);
+    (
+        cubecl::calculate_cube_count_elemwise(client, units, dim),
+        dim,
+    )
+}
+
+/// A launch of at least `cubes` cubes.
+fn cubes<R: CubeRuntime>(client: &ComputeClient<R>, cubes: usize) -> CubeCount {
+    cubecl::calculate_cube_count_elemwise(client, cubes, CubeDim::new_single())
+}
