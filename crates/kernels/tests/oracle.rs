@@ -574,7 +574,7 @@ fn norms_and_geglu_of_views() {
         let results = views.into_iter().flat_map(|x| {
             let [n, _, c] = x.dims();
             let (weight, bias) = (data::<B, 1>([c], 2), data::<B, 1>([c], 3));
-            let rows = x.clone().slice([n - 1..n]).squeeze_dim::<2>(0);
+            let rows = x.clone().narrow(0, n - 1, 1).squeeze_dim::<2>(0);
             [
                 values(geglu(x.clone())),
                 values(layer_norm(rows, weight.clone(), bias.clone(), 1e-5)),

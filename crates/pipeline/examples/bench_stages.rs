@@ -307,12 +307,25 @@ impl Bench {
     }
 }
 
-/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16.
+/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16. They lie
+/// in memory as those of a checkpoint do, a convolution's with the input channels last.
 struct Cast(DType);
 
 impl<B: Backend> ModuleMapper<B> for Cast {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        Param::initialized(param.id, param.val().cast(DType::F16).cast(self.0))
+        let x = param.val();
+        let x = if D < 4 {
+            x.cast(DType::F16).cast(self.0)
+        } else {
+            let mut last: [isize; D] = std::array::from_fn(|axis| axis as isize);
+            last[1..].rotate_left(1);
+            let mut second: [isize; D] = std::array::from_fn(|axis| axis as isize);
+            second[1..].rotate_right(1);
+            let data = x.permute(last).cast(DType::F16).into_data();
+            let x = Tensor::<B, D>::from_data(data, (&param.lazy_device(), DType::F16));
+            x.cast(self.0).permute(second)
+        };
+        Param::initialized(param.id, x)
     }
 }
 
