@@ -613,7 +613,7 @@ fn gelu_f64(x: f64) -> f64 {
 
 #[test]
 fn geglu_in_f64() {
-    for dims in [[1, 1, 2], [3, 5, 14], [2, 300, 24], [1, 77, 2560]] {
+    for dims in [[1, 40, 2], [3, 5, 14], [2, 300, 24], [1, 77, 2560]] {
         let c = dims[2] / 2;
         for (dtype, tolerance) in dtypes() {
             let x = (data::<TestBackend, 3>(dims, 7) * 6.0).cast(dtype);

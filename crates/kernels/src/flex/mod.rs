@@ -40,13 +40,17 @@ fn eligible<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
 
 /// The Flex tensor inside a generic one, contiguous. Only call it on an [`eligible`] tensor.
 fn unwrap<B: Backend, const D: usize>(x: Tensor<B, D>) -> FlexTensor {
+    primitive(x).to_contiguous()
+}
+
+/// The Flex tensor inside a generic one, as it lies.
+fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FlexTensor {
     let mut slot = Some(x.into_primitive().tensor());
     let any: &mut dyn Any = &mut slot;
     let flex = any
         .downcast_mut::<Option<FlexTensor>>()
         .and_then(Option::take);
     flex.expect("the backend's type was checked")
-        .to_contiguous()
 }
 
 /// Back to a generic tensor; `B` is `Flex`.
