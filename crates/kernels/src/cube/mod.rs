@@ -98,8 +98,8 @@ pub(crate) fn try_geglu<B: Backend>(x: Tensor<B, 3>) -> Result<Tensor<B, 3>, Ten
     Ok(run::<B, 3>(Kernel::Geglu, [float(x)]))
 }
 
-/// Each position of an [`eligible`] tensor with those of the frame before and after it, zeros where there is none: value `3·i + t` of the last axis is
-/// channel `i` of frame `f + t − 1`.
+/// Each position of an [`eligible`] tensor with those of the frame before and after it, zeros where there is none: value
+/// `3·i + t` of the last axis is channel `i` of frame `f + t − 1`.
 ///
 /// # Shapes
 /// `[b, f, s, c]` → `[b, f, s, 3·c]`

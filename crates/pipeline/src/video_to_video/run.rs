@@ -60,9 +60,15 @@ pub(super) fn run<B: Backend>(
         timings.push((name, clock.elapsed().as_secs_f64()));
         clock = Instant::now();
     };
-    let mut tell = |event: Event<'_, B>| match callback(event) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(PipelineError::Cancelled),
+    let mut tell = |event: Event<'_, B>| {
+        if let Event::Stage(_) = event {
+            // A GPU's memory pool keeps what the stage before has freed, in pieces that do not fit this one.
+            B::memory_cleanup(device);
+        }
+        match callback(event) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(PipelineError::Cancelled),
+        }
     };
 
     tell(Event::Stage("text encoder"))?;
