@@ -97,16 +97,7 @@ pub(crate) fn run<B: Backend>(
         timings.push((name, clock.elapsed().as_secs_f64()));
         clock = Instant::now();
     };
-    let mut tell = |event: Event<'_, B>| {
-        if let Event::Stage(_) = event {
-            // A GPU's memory pool keeps what the stage before has freed, in pieces that do not fit this one.
-            B::memory_cleanup(device);
-        }
-        match callback(event) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(PipelineError::Cancelled),
-        }
-    };
+    let mut tell = |event: Event<'_, B>| report(&mut callback, event, device);
 
     tell(Event::Stage("text encoder"))?;
     let encoded = conditioning::encode_prompt(source, prompt, options, device)?;
@@ -271,6 +262,22 @@ pub(crate) fn run<B: Backend>(
         unknown_lora_keys,
         timings,
     })
+}
+
+/// Tells the caller, who may end the run.
+pub(crate) fn report<B: Backend>(
+    callback: &mut impl FnMut(Event<'_, B>) -> ControlFlow<()>,
+    event: Event<'_, B>,
+    device: &B::Device,
+) -> Result<(), PipelineError> {
+    if let Event::Stage(_) = event {
+        // A GPU's memory pool keeps what the stage before has freed, in pieces that do not fit this one.
+        B::memory_cleanup(device);
+    }
+    match callback(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(PipelineError::Cancelled),
+    }
 }
 
 /// The frames that a run begins with, one video's for all if there is only one.

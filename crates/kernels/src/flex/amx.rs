@@ -7,12 +7,16 @@
 //! The left matrix is never built: a closure fills in a part of a row, so a convolution gathers its patches straight into
 //! the packed tiles.
 
+mod pack;
+
 use std::{
     arch::{asm, x86_64::*},
     sync::OnceLock,
 };
 
 use rayon::prelude::*;
+
+use pack::{pack_columns, pack_rows};
 
 /// Rows and columns of the block of the result that stays in the tile registers: 2 × 2 tiles of 16.
 const PANEL: usize = 32;
@@ -343,134 +347,6 @@ unsafe fn multiply(left: &[u16], right: &[u16], low: bool, y: *mut f32, stride: 
             false => products!(),
         }
     }
-}
-
-/// 32 numbers in three bf16 each: high, middle, low.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn split(a: __m512, b: __m512) -> [__m512i; 3] {
-    // A bf16 is the upper half of an f32.
-    let widen = |x: __m512i| {
-        let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x));
-        let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(x));
-        [low, high].map(|x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)))
-    };
-    // SAFETY: both are 512 bits without invalid values.
-    let bits = |x: __m512bh| unsafe { std::mem::transmute::<__m512bh, __m512i>(x) };
-    let high = bits(_mm512_cvtne2ps_pbh(b, a));
-    let [c, d] = widen(high);
-    let (a, b) = (_mm512_sub_ps(a, c), _mm512_sub_ps(b, d));
-    let middle = bits(_mm512_cvtne2ps_pbh(b, a));
-    let [c, d] = widen(middle);
-    let (a, b) = (_mm512_sub_ps(a, c), _mm512_sub_ps(b, d));
-    [high, middle, bits(_mm512_cvtne2ps_pbh(b, a))]
-}
-
-/// Packs `count` rows as left operands: per panel and step, the three parts of two tiles of 16 rows × 32.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn pack_rows(count: usize, depth: usize, fill: &dyn Fn(usize, &mut [f32])) -> Vec<u16> {
-    let steps = depth.div_ceil(STEP);
-    let mut packed = vec![0; count.div_ceil(PANEL) * steps * PACKED];
-    let mut row = [0.0_f32; STEPS * STEP];
-    for i in 0..count {
-        fill(i, &mut row[..depth]);
-        let panel = &mut packed[i / PANEL * steps * PACKED..];
-        for (step, part) in row[..steps * STEP].chunks_exact(STEP).enumerate() {
-            let place = step * PACKED + i % PANEL * STEP;
-            // SAFETY: a part has 32 numbers.
-            let parts = unsafe {
-                split(
-                    _mm512_loadu_ps(part.as_ptr()),
-                    _mm512_loadu_ps(part[16..].as_ptr()),
-                )
-            };
-            for (t, part) in parts.into_iter().enumerate() {
-                let place = &mut panel[place + t * PANEL * STEP..][..STEP];
-                // SAFETY: the place has 32 numbers of 16 bits.
-                unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), part) };
-            }
-        }
-    }
-    packed
-}
-
-/// Packs up to 32 columns, which are the rows of `weight` (`k` apart), as right operands: per step, the three parts of two
-/// tiles of 16 pairs × 16 columns. Tells whether any low part is not zero: those of weights that come from a file in half
-/// precision all are.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn pack_columns(packed: &mut [u16], weight: &[f32], k: usize, start: usize, depth: usize) -> bool {
-    let count = weight.len() / k;
-    let mut low = _mm512_setzero_si512();
-    for (step, packed) in packed.chunks_exact_mut(PACKED).enumerate() {
-        let first = start + step * STEP;
-        let len = STEP.min(start + depth - first);
-        let lower = u16::MAX.checked_shr(16 - len.min(16) as u32).unwrap_or(0);
-        let upper = u16::MAX.checked_shr(32 - len.max(16) as u32).unwrap_or(0);
-        for half in 0..2 {
-            let mut tiles = [[_mm512_setzero_si512(); 16]; 3];
-            for i in 0..16.min(count.saturating_sub(16 * half)) {
-                let part = weight[(16 * half + i) * k + first..][..len].as_ptr();
-                // SAFETY: the masks leave out what is beyond the end of the part.
-                let parts = unsafe {
-                    split(
-                        _mm512_maskz_loadu_ps(lower, part),
-                        _mm512_maskz_loadu_ps(upper, part.wrapping_add(16)),
-                    )
-                };
-                low = _mm512_or_si512(low, parts[2]);
-                for (tile, part) in tiles.iter_mut().zip(parts) {
-                    tile[i] = part;
-                }
-            }
-            for (t, tile) in tiles.into_iter().enumerate() {
-                let place = &mut packed[(2 * t + half) * 16 * STEP..][..16 * STEP];
-                for (line, place) in transpose(tile)
-                    .into_iter()
-                    .zip(place.chunks_exact_mut(STEP))
-                {
-                    // SAFETY: the place has 32 numbers of 16 bits.
-                    unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), line) };
-                }
-            }
-        }
-    }
-    _mm512_test_epi32_mask(low, low) != 0
-}
-
-/// Transposes 16 × 16 numbers of 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
-    let zero = _mm512_setzero_si512();
-    // Within the four quarters of the registers: 4 × 4 transpositions of groups of four rows.
-    let mut y = [zero; 16];
-    for i in 0..4 {
-        let [a, b, c, d] = [x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]];
-        let (p, q) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let (r, s) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        y[4 * i] = _mm512_unpacklo_epi64(p, r);
-        y[4 * i + 1] = _mm512_unpackhi_epi64(p, r);
-        y[4 * i + 2] = _mm512_unpacklo_epi64(q, s);
-        y[4 * i + 3] = _mm512_unpackhi_epi64(q, s);
-    }
-    // Then the quarters themselves.
-    let mut z = [zero; 16];
-    for j in 0..4 {
-        let [a, b, c, d] = [y[j], y[4 + j], y[8 + j], y[12 + j]];
-        let (p, q) = (
-            _mm512_shuffle_i32x4::<0x88>(a, b),
-            _mm512_shuffle_i32x4::<0xdd>(a, b),
-        );
-        let (r, s) = (
-            _mm512_shuffle_i32x4::<0x88>(c, d),
-            _mm512_shuffle_i32x4::<0xdd>(c, d),
-        );
-        z[j] = _mm512_shuffle_i32x4::<0x88>(p, r);
-        z[8 + j] = _mm512_shuffle_i32x4::<0xdd>(p, r);
-        z[4 + j] = _mm512_shuffle_i32x4::<0x88>(q, s);
-        z[12 + j] = _mm512_shuffle_i32x4::<0xdd>(q, s);
-    }
-    z
 }
 
 #[cfg(test)]

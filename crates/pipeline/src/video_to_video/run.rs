@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     Compat, Event, FrameProblem, ImageLatents, Latents, OutputType, PipelineError, Prompt, Video,
-    check_frames, decode, generate::seed_from_clock, generators::Generators, guidance, inputs,
-    resize, video_latents,
+    check_frames, decode,
+    generate::{report, seed_from_clock},
+    generators::Generators,
+    guidance, inputs, resize, video_latents,
 };
 
 /// The outcome of a run.
@@ -60,16 +62,7 @@ pub(super) fn run<B: Backend>(
         timings.push((name, clock.elapsed().as_secs_f64()));
         clock = Instant::now();
     };
-    let mut tell = |event: Event<'_, B>| {
-        if let Event::Stage(_) = event {
-            // A GPU's memory pool keeps what the stage before has freed, in pieces that do not fit this one.
-            B::memory_cleanup(device);
-        }
-        match callback(event) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(PipelineError::Cancelled),
-        }
-    };
+    let mut tell = |event: Event<'_, B>| report(&mut callback, event, device);
 
     tell(Event::Stage("text encoder"))?;
     let (context, cut_tokens) = encode_prompts(source, prompt, options, device)?;
