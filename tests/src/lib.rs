@@ -27,6 +27,17 @@ pub const SLACK: f32 = if cfg!(any(feature = "wgpu", feature = "cuda")) {
     1.0
 };
 
+/// The largest difference of two values at the same place.
+///
+/// # Panics
+/// If there are not as many of both.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    // NaN counts as far away.
+    off.fold(0.0, |m, v| if v <= m { m } else { v })
+}
+
 /// A path in the repository.
 pub fn repository(path: &str) -> std::path::PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", path].iter().collect()

@@ -9,6 +9,7 @@ use i2vgen_pipeline::{
 };
 use i2vgen_schedulers::StepArgs;
 use i2vgen_tests::TestBackend;
+use i2vgen_tests::distance;
 use i2vgen_unet3d::DeepCache;
 use safetensors::SafeTensors;
 
@@ -59,13 +60,6 @@ fn every(cache_interval: usize, options: &GenerateOptions) -> Latents {
         ..options.clone()
     };
     run(&[PROMPT], &options)
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    // NaN counts as far away.
-    off.fold(0.0, |m, v| if v <= m { m } else { v })
 }
 
 /// A loop of one's own over the parts, in which the evaluations of `full` fill the cache.

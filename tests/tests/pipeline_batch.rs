@@ -9,6 +9,7 @@ use i2vgen_pipeline::{
     OutputType, Prompt, SchedulerOptions, VaeTiling, decode_image,
 };
 use i2vgen_tests::TestBackend;
+use i2vgen_tests::distance;
 use image::{RgbImage, imageops::flip_horizontal};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -48,13 +49,6 @@ fn small() -> GenerateOptions {
 fn run(images: &[RgbImage], prompt: impl Into<Prompt>, options: &GenerateOptions) -> Generation {
     let result = pipeline().run(images, prompt, options, |_| ControlFlow::Continue(()));
     result.expect("runs")
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    // NaN counts as far away.
-    off.fold(0.0, |m, v| if v <= m { m } else { v })
 }
 
 #[test]
