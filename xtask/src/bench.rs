@@ -11,6 +11,9 @@ pub(crate) enum Bench {
         /// Only shapes whose name contains this: `conv`, `linear 512`, `memory`
         #[arg(default_value = "")]
         filter: String,
+        /// What the values are in: f32, bf16 or f16
+        #[arg(default_value = "f32")]
+        dtype: String,
     },
     /// Seconds and GFLOP/s of every stage of the full-size model on the CPU, random weights, and their ratio to a matrix product
     Stages {
@@ -52,10 +55,9 @@ fi
 impl Bench {
     pub(crate) fn run(self) -> Result<(), Box<dyn Error>> {
         match self {
-            Self::Cpu { filter } => {
+            Self::Cpu { filter, dtype } => {
                 let run = "run --release --package i2vgen-kernels --example cpu_rates --";
-                let arguments = run.split(' ').chain([filter.as_str()]);
-                cargo(arguments)
+                cargo(run.split(' ').chain([filter.as_str(), dtype.as_str()]))
             }
             Self::Stages { growth } => {
                 let run =

@@ -29,21 +29,38 @@ pub(crate) fn convert(
     outer: usize,
     taps: usize,
 ) -> Bytes {
-    match target {
-        DType::F16 => Bytes::from_elems(relay(bytes, from, outer, taps, f16::from_f32)),
-        DType::BF16 => Bytes::from_elems(relay(bytes, from, outer, taps, bf16::from_f32)),
-        _ => Bytes::from_elems(relay(bytes, from, outer, taps, |x| x)),
+    let size = float_size(from).unwrap_or(1);
+    let part = Part { size, outer, taps };
+    let wide = |bytes: &[u8], out: &mut [f32]| widen(bytes, from, out);
+    match (from, target) {
+        (Dtype::F16, DType::F16) | (Dtype::BF16, DType::BF16) => {
+            let same = |bytes: &[u8], out: &mut [u16]| each(bytes, out, u16::from_le_bytes);
+            Bytes::from_elems(relay(bytes, part, same, |x| x))
+        }
+        (_, DType::F16) => Bytes::from_elems(relay(bytes, part, wide, f16::from_f32)),
+        (_, DType::BF16) => Bytes::from_elems(relay(bytes, part, wide, bf16::from_f32)),
+        _ => Bytes::from_elems(relay(bytes, part, wide, |x| x)),
     }
 }
 
-fn relay<T: Copy + Default + Send + 'static>(
-    bytes: &[u8],
-    from: Dtype,
+/// Bytes of a number on disk, and how a weight's numbers lie: so many outputs, so many taps.
+struct Part {
+    size: usize,
     outer: usize,
     taps: usize,
-    narrow: fn(f32) -> T,
-) -> Vec<T> {
-    let size = float_size(from).unwrap_or(1);
+}
+
+/// Reads numbers, relays a convolution's, and writes them in another format.
+fn relay<S, T>(
+    bytes: &[u8],
+    Part { size, outer, taps }: Part,
+    read: impl Fn(&[u8], &mut [S]) + Sync,
+    write: fn(S) -> T,
+) -> Vec<T>
+where
+    S: Copy + Default + Send,
+    T: Copy + Default + Send + 'static,
+{
     let count = bytes.len() / size;
     let mut out = vec![T::default(); count];
     // One part is one output channel of a convolution, or a run of elements otherwise.
@@ -58,20 +75,20 @@ fn relay<T: Copy + Default + Send + 'static>(
     out.par_chunks_mut(part)
         .zip(bytes.par_chunks(part * size))
         .for_each_init(
-            || vec![0.0_f32; part],
-            |wide, (out, bytes)| {
-                let wide = &mut wide[..out.len()];
-                widen(bytes, from, wide);
+            || vec![S::default(); part],
+            |values, (out, bytes)| {
+                let values = &mut values[..out.len()];
+                read(bytes, values);
                 if taps > 1 {
                     let inner = out.len() / taps;
-                    for (i, run) in wide.chunks_exact(taps).enumerate() {
+                    for (i, run) in values.chunks_exact(taps).enumerate() {
                         for (tap, x) in run.iter().enumerate() {
-                            out[tap * inner + i] = narrow(*x);
+                            out[tap * inner + i] = write(*x);
                         }
                     }
                 } else {
-                    for (out, x) in out.iter_mut().zip(wide) {
-                        *out = narrow(*x);
+                    for (out, x) in out.iter_mut().zip(values) {
+                        *out = write(*x);
                     }
                 }
             },
@@ -92,7 +109,7 @@ fn widen(bytes: &[u8], from: Dtype, out: &mut [f32]) {
     }
 }
 
-fn each<const N: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+fn each<const N: usize, T>(bytes: &[u8], out: &mut [T], read: impl Fn([u8; N]) -> T) {
     for (out, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *out = read(*b);
     }

@@ -23,6 +23,9 @@ pub struct LoadOptions<'a> {
     /// Read a parameter when it is first used instead of now, and again in every clone of the module that was made before:
     /// who uses clones of layers holds one layer at a time.
     pub lazy: bool,
+    /// In f32, leave the weights of linear layers and convolutions in the half precision of their file, where the backend
+    /// takes them (`i2vgen_kernels::takes_half_weights`): half of the memory, the same results.
+    pub keep_half: bool,
 }
 
 impl Default for LoadOptions<'_> {
@@ -31,6 +34,7 @@ impl Default for LoadOptions<'_> {
             dtype: DType::F32,
             rename: &|key| Some(key.to_owned()),
             lazy: false,
+            keep_half: false,
         }
     }
 }
@@ -55,6 +59,8 @@ pub fn load_module<B: Backend, M: Module<B>>(
         weights,
         dtype: options.dtype,
         lazy: options.lazy,
+        keep_half: options.keep_half && options.dtype == DType::F32,
+        in_layer: false,
         waiting: BTreeMap::new(),
         path: Path::default(),
         report: LoadReport {
@@ -96,6 +102,9 @@ struct Loader<'a> {
     weights: &'a Weights,
     dtype: DType,
     lazy: bool,
+    keep_half: bool,
+    /// Whether the current parameter is one of a layer that takes its weight in half precision.
+    in_layer: bool,
     waiting: BTreeMap<String, (&'a String, &'a TensorEntry)>,
     path: Path,
     report: LoadReport,
@@ -103,8 +112,10 @@ struct Loader<'a> {
 }
 
 impl<B: Backend> ModuleMapper<B> for Loader<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
+    fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name);
+        let layers = ["Struct:Linear", "Struct:Conv2d", "Struct:FrameConv"];
+        self.in_layer = layers.contains(&container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -135,7 +146,12 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_> {
         }
         let shape: [usize; D] = std::array::from_fn(|i| expected[i]);
         let (blob, range) = (Arc::clone(blob), entry.start..entry.end);
-        let (from, dtype) = (entry.dtype, self.dtype);
+        let from = entry.dtype;
+        let dtype = match from {
+            Dtype::F16 if self.keep_half && self.in_layer && D > 1 => DType::F16,
+            Dtype::BF16 if self.keep_half && self.in_layer && D > 1 => DType::BF16,
+            _ => self.dtype,
+        };
         let read = move |device: &B::Device| {
             let tensor = lay_out(&blob[range.clone()], from, shape, dtype, device);
             blob.forget(range.clone());

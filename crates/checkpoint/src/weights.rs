@@ -107,6 +107,12 @@ impl Weights {
         })
     }
 
+    /// Whether all tensors are in f16 or bf16.
+    pub fn is_half(&self) -> bool {
+        let mut tensors = self.tensors.values();
+        tensors.all(|tensor| matches!(tensor.dtype, Dtype::F16 | Dtype::BF16))
+    }
+
     fn open_shards(folder: &Folder, index: &str) -> Result<Self, CheckpointError> {
         let map: ShardIndex = folder.read_json(index)?;
         let names: BTreeSet<&String> = map.weight_map.values().collect();

@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, Int, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
-use i2vgen_kernels::{Embedding, LayerNorm, Mask};
+use i2vgen_kernels::{Embedding, LayerNorm, Mask, takes_half_weights};
 
 use crate::{
     CLIPError, CLIPTextConfig,
@@ -105,11 +105,17 @@ impl<B: Backend> CLIPTextModel<B> {
         let weights = Weights::open(folder, Stem::Transformers, variant)?;
         let rename = |key: &str| current_name(key, layers..total);
         let options = LoadOptions {
+            keep_half: takes_half_weights::<B>(),
             dtype,
             rename: &rename,
             lazy: false,
         };
         Ok(load_module(model, &weights, &options)?)
+    }
+
+    /// What it computes in. (On the CPU the large weights may be in half precision nevertheless.)
+    pub fn dtype(&self) -> DType {
+        self.text_model.final_layer_norm.weight.val().dtype()
     }
 
     /// Layers of the checkpoint, loaded or not.

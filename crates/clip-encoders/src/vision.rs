@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
-use i2vgen_kernels::{Conv2d, Embedding, LayerNorm, Linear, Mask, parameter};
+use i2vgen_kernels::{Conv2d, Embedding, LayerNorm, Linear, Mask, parameter, takes_half_weights};
 
 use crate::{
     CLIPError, CLIPVisionConfig,
@@ -111,6 +111,7 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         let model = Self::new(folder.read_json("config.json")?, device)?;
         let weights = Weights::open(folder, Stem::Transformers, variant)?;
         let options = LoadOptions {
+            keep_half: takes_half_weights::<B>(),
             dtype,
             rename: &current_name,
             lazy: false,
@@ -140,9 +141,9 @@ impl<B: Backend> CLIPVisionModelWithProjection<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation; inputs are converted.
+    /// What it computes in; inputs are converted. (On the CPU the large weights may be in half precision nevertheless.)
     pub fn dtype(&self) -> DType {
-        self.visual_projection.weight.val().dtype()
+        self.vision_model.pre_layrnorm.weight.val().dtype()
     }
 
     /// The projected class embedding of normalised pixels.

@@ -1,4 +1,4 @@
-//! Rates of the CPU kernels in shapes of the real model: `cargo xtask bench cpu [FILTER]`.
+//! Rates of the CPU kernels in shapes of the real model: `cargo xtask bench cpu [FILTER] [f32|bf16|f16]`.
 //!
 //! Prints the fewest processor milliseconds of some runs (all threads together: other programs disturb that least), the
 //! rate that they make for one processor, and its ratio to that of a large matrix product of the `gemm` crate. A rate counts
@@ -8,14 +8,19 @@ use std::time::Instant;
 
 use burn::{
     backend::Flex,
-    tensor::{Distribution, Tensor},
+    tensor::{DType, Distribution, Tensor},
 };
 use i2vgen_kernels::*;
 
 type T<const D: usize> = Tensor<Flex, D>;
 
 fn random<const D: usize>(dims: [usize; D]) -> T<D> {
-    T::random(dims, Distribution::Uniform(-1.0, 1.0), &Default::default())
+    let dtype = match std::env::args().nth(2).as_deref() {
+        Some("bf16") => DType::BF16,
+        Some("f16") => DType::F16,
+        _ => DType::F32,
+    };
+    T::random(dims, Distribution::Uniform(-1.0, 1.0), &Default::default()).cast(dtype)
 }
 
 /// Processor seconds of this process, all threads together.
@@ -47,7 +52,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let (a, b) = (random([2048, 2048]), random([2048, 2048]));
+    let [a, b] = [(); 2].map(|()| random([2048, 2048]).cast(DType::F32));
     let peak = 2.0 * 2048f64.powi(3)
         / best(|| {
             a.clone().matmul(b.clone());

@@ -52,15 +52,15 @@ pub fn conv2d<B: Backend>(
         padding,
     });
     #[cfg(feature = "flex")]
-    let x = match crate::flex::in_f32(x, |x| {
-        let bias = bias.clone().map(crate::flex::widen);
-        conv2d(x, crate::flex::widen(weight.clone()), bias, stride, padding)
-    }) {
+    let x = match crate::flex::try_conv2d(x, &weight, bias.as_ref(), stride, padding) {
         Ok(done) => return done,
         Err(x) => x,
     };
     #[cfg(feature = "flex")]
-    let x = match crate::flex::try_conv2d(x, &weight, bias.as_ref(), stride, padding) {
+    let x = match crate::flex::in_f32(x, |x| {
+        let bias = bias.clone().map(crate::flex::widen);
+        conv2d(x, crate::flex::widen(weight.clone()), bias, stride, padding)
+    }) {
         Ok(done) => return done,
         Err(x) => x,
     };
@@ -123,6 +123,11 @@ pub fn frame_conv<B: Backend>(
         out: weight.dims()[0],
     });
     #[cfg(feature = "flex")]
+    let x = match crate::flex::try_frame_conv(x, &weight, &bias) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
     let x = match crate::flex::in_f32(x, |x| {
         frame_conv(
             x,
@@ -130,11 +135,6 @@ pub fn frame_conv<B: Backend>(
             crate::flex::widen(bias.clone()),
         )
     }) {
-        Ok(done) => return done,
-        Err(x) => x,
-    };
-    #[cfg(feature = "flex")]
-    let x = match crate::flex::try_frame_conv(x, &weight, &bias) {
         Ok(done) => return done,
         Err(x) => x,
     };

@@ -27,6 +27,6 @@ pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, par
 pub use linear::linear;
 pub use memory::{in_turns, memory_budget, set_memory_budget};
 pub use norm::{group_norm, layer_norm};
-pub use precision::widened;
+pub use precision::{takes_half_weights, widened};
 pub use resize::nearest_resize;
 pub use trace::{Operation, trace};

@@ -24,6 +24,11 @@ pub fn linear<B: Backend, const D: usize>(
         bias: bias.is_some(),
     });
     #[cfg(feature = "flex")]
+    let x = match crate::flex::try_linear(x, &weight, bias.as_ref()) {
+        Ok(done) => return done.reshape(dims),
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
     let x = match crate::flex::in_f32(x, |x| {
         linear(
             x,
@@ -31,11 +36,6 @@ pub fn linear<B: Backend, const D: usize>(
             bias.clone().map(crate::flex::widen),
         )
     }) {
-        Ok(done) => return done.reshape(dims),
-        Err(x) => x,
-    };
-    #[cfg(feature = "flex")]
-    let x = match crate::flex::try_linear(x, &weight, bias.as_ref()) {
         Ok(done) => return done.reshape(dims),
         Err(x) => x,
     };

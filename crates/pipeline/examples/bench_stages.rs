@@ -17,7 +17,7 @@ use burn::{
 };
 use i2vgen_checkpoint::Folder;
 use i2vgen_clip_encoders::{CLIPTextModel, CLIPVisionModelWithProjection};
-use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm};
+use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm, takes_half_weights};
 use i2vgen_pipeline::{EstimateInput, estimate};
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
@@ -53,7 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         on_cpu: arguments.first().is_some_and(|device| device == "cpu"),
     };
     match arguments.first().map(String::as_str) {
-        Some("cpu") => bench.run::<burn::backend::Flex>(&Default::default()),
+        // As the command line does: from a thread of the pool its tasks start sooner.
+        Some("cpu") => rayon::scope(|_| {
+            let run = bench.run::<burn::backend::Flex>(&Default::default());
+            run.map_err(|error| error.to_string())
+        })
+        .map_err(Into::into),
         #[cfg(feature = "cuda")]
         Some("cuda") => bench.run::<burn::backend::Cuda>(&Default::default()),
         #[cfg(feature = "wgpu")]
@@ -175,7 +180,7 @@ impl Bench {
             return Ok(());
         }
         let config = serde_json::from_str(Component::TextEncoder.published_config())?;
-        let model = CLIPTextModel::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+        let model = CLIPTextModel::<B>::new(config, device)?.map(&mut Cast::to(self.dtype));
         let ids = Tensor::<B, 2, Int>::ones([2, 77], device);
         let seconds = time::<B, _, _>(device, || model.forward(ids.clone(), Some(1)))?;
         let flops = 2.0 * self.flops("text_encoder", [256, 256], 1)?;
@@ -184,7 +189,7 @@ impl Bench {
 
         let config = serde_json::from_str(Component::ImageEncoder.published_config())?;
         let model =
-            CLIPVisionModelWithProjection::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+            CLIPVisionModelWithProjection::<B>::new(config, device)?.map(&mut Cast::to(self.dtype));
         let pixels = self.random::<B, 4>([1, 3, 224, 224], device);
         let seconds = time::<B, _, _>(device, || model.forward(pixels.clone()))?;
         let flops = self.flops("image_encoder", [256, 256], 1)?;
@@ -205,7 +210,7 @@ impl Bench {
         };
         let width = config.cross_attention_dim;
         let unet = I2VGenXLUNet::<B>::new(config, device)?;
-        let unet = unet.map(&mut Cast(self.dtype));
+        let unet = unet.map(&mut Cast::to(self.dtype));
         for &[height, width_of_frame, frames] in sizes {
             let (h, w) = (height / 8, width_of_frame / 8);
             let prepared = unet.prepare(
@@ -243,7 +248,7 @@ impl Bench {
             false => serde_json::from_str(Component::Vae.published_config())?,
             true => AutoencoderKLConfig::default(),
         };
-        let vae = AutoencoderKL::<B>::new(config, device)?.map(&mut Cast(self.dtype));
+        let vae = AutoencoderKL::<B>::new(config, device)?.map(&mut Cast::to(self.dtype));
         let [height, width] = match (self.small, self.on_cpu) {
             (true, _) => [64, 64],
             (false, true) => [512, 512],
@@ -297,6 +302,7 @@ impl Bench {
             decode_chunk_size: 1,
             clip_skip: 1,
             bytes_per_value: self.dtype.size(),
+            bytes_per_weight: self.dtype.size(),
             resident: false,
             tiling: None,
             slicing: false,
@@ -307,15 +313,37 @@ impl Bench {
     }
 }
 
-/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16. They lie
-/// in memory as those of a checkpoint do, a convolution's with the input channels last.
-struct Cast(DType);
+/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16, and kept as
+/// the loader keeps them. They lie in memory as those of a checkpoint do, a convolution's with the input channels last.
+struct Cast {
+    dtype: DType,
+    in_layer: bool,
+}
+
+impl Cast {
+    fn to(dtype: DType) -> Self {
+        Self {
+            dtype,
+            in_layer: false,
+        }
+    }
+}
 
 impl<B: Backend> ModuleMapper<B> for Cast {
+    fn enter_module(&mut self, _: &str, container: &str) {
+        let layers = ["Struct:Linear", "Struct:Conv2d", "Struct:FrameConv"];
+        self.in_layer = layers.contains(&container);
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let x = param.val();
+        let narrow = self.dtype == DType::F32 && takes_half_weights::<B>();
+        let dtype = match narrow && self.in_layer && D > 1 {
+            true => DType::F16,
+            false => self.dtype,
+        };
         let x = if D < 4 {
-            x.cast(DType::F16).cast(self.0)
+            x.cast(DType::F16).cast(dtype)
         } else {
             let mut last: [isize; D] = std::array::from_fn(|axis| axis as isize);
             last[1..].rotate_left(1);
@@ -323,7 +351,7 @@ impl<B: Backend> ModuleMapper<B> for Cast {
             second[1..].rotate_right(1);
             let data = x.permute(last).cast(DType::F16).into_data();
             let x = Tensor::<B, D>::from_data(data, (&param.lazy_device(), DType::F16));
-            x.cast(self.0).permute(second)
+            x.cast(dtype).permute(second)
         };
         Param::initialized(param.id, x)
     }

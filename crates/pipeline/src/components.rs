@@ -5,6 +5,7 @@ use i2vgen_checkpoint::{Folder, ModelIndex, Stem, Weights};
 use i2vgen_clip_encoders::{
     CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection,
 };
+use i2vgen_kernels::takes_half_weights;
 use i2vgen_schedulers::Scheduler;
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
@@ -199,6 +200,25 @@ impl<B: Backend> Source<B> {
                 device,
             )?,
         })
+    }
+
+    /// Bytes of the UNet's large weights in memory.
+    pub(crate) fn bytes_per_weight(&self) -> usize {
+        let Self::Folder {
+            folder, variant, ..
+        } = self
+        else {
+            return self.dtype().size();
+        };
+        let half = || {
+            let folder = folder.subfolder("unet").ok()?;
+            let weights = Weights::open(&folder, Stem::Diffusers, variant.as_deref()).ok()?;
+            Some(weights.is_half())
+        };
+        match takes_half_weights::<B>() && half() == Some(true) {
+            true => 2,
+            false => self.dtype().size(),
+        }
     }
 
     pub(crate) fn unet_config(&self) -> Result<I2VGenXLUNetConfig, PipelineError> {

@@ -61,8 +61,11 @@ pub struct EstimateInput {
     pub decode_chunk_size: usize,
     /// Layers that the text encoder leaves out at its end.
     pub clip_skip: usize,
-    /// Bytes of a number, in weights and activations: 4 on the CPU, where files in half precision are widened.
+    /// Bytes of a number.
     pub bytes_per_value: usize,
+    /// Bytes of a weight: 2 where the large ones stay in half precision (`i2vgen_kernels::takes_half_weights`), otherwise as
+    /// any number.
+    pub bytes_per_weight: usize,
     /// Whether all components stay loaded together, rather than each for its stage only.
     pub resident: bool,
     /// The VAE's tiles, if it works in tiles.
@@ -104,7 +107,7 @@ impl StageEstimate {
         Self {
             name,
             parameters: total(count.parameters) as u64,
-            weight_bytes: bytes(count.parameters),
+            weight_bytes: bytes(count.weights),
             activation_bytes: bytes(count.activations),
             peak_bytes: (peak * bytes_per_value + BASE_BYTES) as u64,
             flops_per_run: count.flops_per_run as u64,
@@ -121,6 +124,8 @@ impl StageEstimate {
 /// What a walk has counted for one stage, in values and operations.
 struct Count {
     parameters: Classes,
+    /// Their memory, counted in values.
+    weights: Classes,
     /// Most values while the weights are loaded.
     loading: f64,
     activations: Classes,
@@ -185,6 +190,7 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         latents,
         tokens: TOKENS,
     };
+    let table = text.vocab_size as f64 * text.hidden_size as f64;
     let mut encoder = clip::text(&text, input.clip_skip, TOKENS);
     if input.resident {
         // Who keeps it does not know yet what runs will leave out.
@@ -212,9 +218,12 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     }
 
     let add = |a: Classes, b: Classes| [a[0] + b[0], a[1] + b[1]];
+    let narrow = input.bytes_per_weight as f64 / input.bytes_per_value as f64;
+    let weights = |parameters: Classes| parameters.map(|values| values * narrow);
     let whole = |meter: &Meter| Count {
         parameters: meter.parameters,
-        loading: meter.loading,
+        weights: weights(meter.parameters),
+        loading: meter.loading * narrow,
         activations: meter.most,
         small: meter.most_small,
         flops_per_run: meter.flops,
@@ -222,7 +231,8 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
     // Of two halves of a component, each of which runs in a stage of its own, with what else is alive then.
     let half = |meter: &Meter, other: &Meter, alive: Classes| Count {
         parameters: add(meter.parameters, other.parameters),
-        loading: meter.loading.max(total(meter.parameters) + other.loading),
+        weights: weights(add(meter.parameters, other.parameters)),
+        loading: meter.loading.max(total(meter.parameters) + other.loading) * narrow,
         activations: add(meter.most, alive),
         small: meter.most_small + alive[0],
         flops_per_run: meter.flops,
@@ -231,7 +241,8 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         let mut count = half(meter, other, unet.held);
         if let Some(values) = streamed {
             count.parameters = [0.0, values.min(total(count.parameters))];
-            count.loading = total(count.parameters);
+            count.weights = weights(count.parameters);
+            count.loading = total(count.weights);
         }
         count
     };
@@ -248,8 +259,11 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         denoise.activations = add(denoise.activations, unet.deep);
         denoise.small += unet.deep[0];
     }
+    let mut text_stage = whole(&text);
+    // The table of the tokens is not among those that stay narrow.
+    text_stage.weights[1] += (1.0 - narrow) * table;
     let mut stages = vec![
-        ("text_encoder", whole(&text), guidance as usize),
+        ("text_encoder", text_stage, guidance as usize),
         ("image_encoder", whole(&vision), 1),
         ("vae_encode", half(&encode, &decode, [0.0; 2]), 1),
         ("unet_prepare", of_unet(&unet.prepare, &unet.step), 1),
@@ -290,6 +304,7 @@ impl EstimateInput {
             ("num_videos_per_prompt", self.videos),
             ("cache_interval", self.cache_interval),
             ("bytes_per_value", self.bytes_per_value),
+            ("bytes_per_weight", self.bytes_per_weight),
         ] {
             if value == 0 {
                 return fail(name, "0 must be at least 1".into());
@@ -315,7 +330,7 @@ impl Estimate {
         let mut all = [0.0; 2];
         for (name, count, _) in &counts {
             if !matches!(*name, "unet_prepare" | "vae_decode") {
-                all = [0, 1].map(|class| all[class] + count.parameters[class]);
+                all = [0, 1].map(|class| all[class] + count.weights[class]);
             }
         }
         // The most that the heap of small tensors has been: with this component, and what was kept of others. What is free
@@ -323,11 +338,7 @@ impl Estimate {
         let (mut heap, mut kept) = (0.0_f64, 0.0_f64);
         let mut stages = Vec::new();
         for (name, count, runs) in &counts {
-            let weights = if input.resident {
-                all
-            } else {
-                count.parameters
-            };
+            let weights = if input.resident { all } else { count.weights };
             if !(input.resident || matches!(*name, "denoise")) {
                 kept = KEPT * heap.max(kept);
                 heap = 0.0;

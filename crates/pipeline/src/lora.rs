@@ -77,7 +77,8 @@ impl Loras {
         unet: I2VGenXLUNet<B>,
     ) -> Result<(I2VGenXLUNet<B>, Vec<String>), PipelineError> {
         let (deltas, unknown) = self.fit(unet_target(&unet))?;
-        Ok((merge(unet, deltas)?, unknown))
+        let dtype = unet.dtype();
+        Ok((merge(unet, dtype, deltas)?, unknown))
     }
 
     /// Adds them to the text encoder; otherwise as [`Self::merge_unet`]. What belongs to layers that were not loaded is left out.
@@ -93,7 +94,8 @@ impl Loras {
             ..text_encoder.config.clone()
         };
         let (deltas, unknown) = self.fit(text_target::<B>(config)?)?;
-        Ok((merge(text_encoder, deltas)?, unknown))
+        let dtype = text_encoder.dtype();
+        Ok((merge(text_encoder, dtype, deltas)?, unknown))
     }
 
     /// What both merges will say, without any weights: whether every file fits, and which keys fit nowhere.

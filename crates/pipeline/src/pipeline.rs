@@ -182,6 +182,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
             },
             clip_skip: options.clip_skip.unwrap_or(0),
             bytes_per_value: dtype.size(),
+            bytes_per_weight: self.source.bytes_per_weight(),
             resident,
             tiling: options.vae_tiling.map(|tiling| match tiling {
                 VaeTiling::Config => Tiling::of(&vae),

@@ -67,6 +67,7 @@ fn input() -> EstimateInput {
         decode_chunk_size: 1,
         clip_skip: 1,
         bytes_per_value: 4,
+        bytes_per_weight: 4,
         resident: false,
         tiling: None,
         slicing: false,
@@ -454,6 +455,13 @@ fn bad_input_is_an_error_and_absurd_input_no_panic() {
     );
     bad(
         EstimateInput {
+            bytes_per_weight: 0,
+            ..input()
+        },
+        "bytes_per_weight",
+    );
+    bad(
+        EstimateInput {
             cache_interval: 0,
             ..input()
         },
@@ -475,6 +483,7 @@ fn bad_input_is_an_error_and_absurd_input_no_panic() {
         decode_chunk_size: usize::MAX,
         clip_skip: usize::MAX,
         bytes_per_value: usize::MAX,
+        bytes_per_weight: usize::MAX,
         resident: true,
         split_guidance: true,
         tiling: tiles(64, 0.99),

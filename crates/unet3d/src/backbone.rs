@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module};
-use i2vgen_kernels::{Conv2d, GroupNorm, silu};
+use i2vgen_kernels::{Conv2d, GroupNorm, silu, takes_half_weights};
 
 use crate::{
     UNetError,
@@ -235,6 +235,7 @@ pub(crate) fn with_weights<B: Backend, M: Module<B>>(
 ) -> Result<M, UNetError> {
     let weights = Weights::open(folder, Stem::Diffusers, variant)?;
     let options = LoadOptions {
+        keep_half: takes_half_weights::<B>(),
         dtype,
         lazy: streamed,
         ..Default::default()

@@ -134,9 +134,9 @@ impl<B: Backend> UNet3DConditionModel<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation; inputs are converted.
+    /// What it computes in; inputs are converted. (On the CPU the large weights may be in half precision nevertheless.)
     pub fn dtype(&self) -> DType {
-        self.conv_in.weight.val().dtype()
+        self.conv_norm_out.weight.val().dtype()
     }
 
     /// Turns FreeU on, as [`I2VGenXLUNet::enable_freeu`](crate::I2VGenXLUNet::enable_freeu).

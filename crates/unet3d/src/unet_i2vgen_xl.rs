@@ -156,9 +156,9 @@ impl<B: Backend> I2VGenXLUNet<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation; inputs are converted.
+    /// What it computes in; inputs are converted. (On the CPU the large weights may be in half precision nevertheless.)
     pub fn dtype(&self) -> DType {
-        self.conv_in.weight.val().dtype()
+        self.conv_norm_out.weight.val().dtype()
     }
 
     /// Turns FreeU on for the next calls of [`Self::forward`]: in the first two up blocks, before every concatenation, half

@@ -5,7 +5,7 @@ use burn::{
     tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::{Folder, LoadOptions, Stem, Weights, load_module, save_module, write_json};
-use i2vgen_kernels::{Conv2d, in_turns};
+use i2vgen_kernels::{Conv2d, in_turns, takes_half_weights};
 
 use crate::{
     AutoencoderKLConfig, DiagonalGaussianDistribution, Tiling, VaeError,
@@ -76,6 +76,7 @@ impl<B: Backend> AutoencoderKL<B> {
             model,
             &weights,
             &LoadOptions {
+                keep_half: takes_half_weights::<B>(),
                 dtype,
                 rename: &current_name,
                 ..Default::default()
@@ -107,7 +108,7 @@ impl<B: Backend> AutoencoderKL<B> {
         Ok(write_json(&path.join("config.json"), &saved)?)
     }
 
-    /// What the weights are in, and so the computation; inputs are converted.
+    /// What it computes in; inputs are converted. (On the CPU the large weights may be in half precision nevertheless.)
     pub fn dtype(&self) -> DType {
         self.decoder.dtype()
     }

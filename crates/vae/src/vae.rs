@@ -62,7 +62,7 @@ pub(crate) struct Decoder<B: Backend> {
 
 impl<B: Backend> Decoder<B> {
     pub(crate) fn dtype(&self) -> DType {
-        self.conv_in.weight.val().dtype()
+        self.conv_norm_out.weight.val().dtype()
     }
 
     pub(crate) fn new(config: &AutoencoderKLConfig, device: &B::Device) -> Self {

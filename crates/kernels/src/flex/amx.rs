@@ -1,8 +1,8 @@
-//! f32 products on the matrix unit of recent Intel processors (AMX), which multiplies bf16 and sums in f32.
+//! Products on the matrix unit of recent Intel processors (AMX), which multiplies bf16 and sums in f32.
 //!
-//! An f32 has 24 significant bits, a bf16 eight: every number is split exactly in three bf16 (`high + middle + low`), and
-//! of the nine products of two such sums the six that are not below f32's own rounding are taken. What is left are the
-//! roundings of the f32 sums, six times as many; six tile products still take less than half the time of one in AVX-512.
+//! An f32 has 24 significant bits, a bf16 eight: every f32 is split exactly in three bf16 (`high + middle + low`), an f16 in
+//! two, and of the nine products of two such sums the six that are not below f32's own rounding are taken. What is left are
+//! the roundings of the f32 sums, six times as many; six tile products still take less than half the time of one in AVX-512.
 //!
 //! The left matrix is never built: a closure fills in a part of a row, so a convolution gathers its patches straight into
 //! the packed tiles.
@@ -16,16 +16,17 @@ use std::{
 
 use rayon::prelude::*;
 
+pub(super) use pack::Value;
 use pack::{pack_columns, pack_rows};
 
 /// Rows and columns of the block of the result that stays in the tile registers: 2 × 2 tiles of 16.
 const PANEL: usize = 32;
 /// Depth of one tile product.
 const STEP: usize = 32;
-/// bf16 numbers of one step of a packed panel: three parts of two tiles of 16 × 32.
-const PACKED: usize = 3 * 2 * 16 * STEP;
-/// Steps that are packed at once: a panel of them takes 120 KiB.
-const STEPS: usize = 20;
+/// bf16 numbers of one part of one step of a packed panel: two tiles of 16 × 32.
+const PART: usize = 2 * 16 * STEP;
+/// Parts of steps that are packed at once: a panel of them takes 120 KiB.
+const PARTS: usize = 60;
 /// Rows of the result that one task computes; its packed rows take 960 KiB of the second-level cache.
 const ROWS: usize = 256;
 /// Columns that are packed at once for all tasks, in at most 7.5 MiB.
@@ -46,7 +47,7 @@ fn supported() -> bool {
     const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
     // Both checks read cpuid only.
     let edx = __cpuid_count(7, 0).edx;
-    is_x86_feature_detected!("avx512f")
+    is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512bf16")
         && edx & BF16_AND_TILE == BF16_AND_TILE
 }
@@ -71,19 +72,19 @@ fn permitted() -> bool {
 /// `y += rows · weightᵀ` for `m` rows of length `k` and a weight `[n, k]`; `rows(i, start, part)` fills `part` with row
 /// `i` from column `start` on.
 ///
-/// Only call it when [`available`].
-pub(super) fn product(
+/// Only call it when [`available`]; rows of bf16 go with a weight of bf16.
+pub(super) fn product<X: Value, W: Value>(
     [m, k, n]: [usize; 3],
     y: &mut [f32],
-    rows: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
-    weight: &[f32],
+    rows: &(dyn Fn(usize, usize, &mut [X]) + Sync),
+    weight: &[W],
 ) {
-    assert!(available() && y.len() == m * n && weight.len() == n * k);
+    assert!(available() && y.len() == m * n && weight.len() == n * k && W::PARTS <= X::PARTS);
     if m * k * n == 0 {
         return;
     }
     let steps = k.div_ceil(STEP);
-    let steps = steps.div_ceil(steps.div_ceil(STEPS));
+    let steps = steps.div_ceil(steps.div_ceil(PARTS / X::PARTS));
     if m <= FEW_ROWS {
         return few_rows([m, k, n], steps, y, rows, weight);
     }
@@ -93,14 +94,15 @@ pub(super) fn product(
     let blocks = m.div_ceil(height);
     let output = Output(y.as_mut_ptr());
     let output = &output;
-    let mut packed = super::zeros(n.min(COLUMNS).div_ceil(PANEL) * steps * PACKED);
+    let mut packed = super::zeros(n.min(COLUMNS).div_ceil(PANEL) * steps * W::PARTS * PART);
     for column in (0..n).step_by(COLUMNS) {
         let panels = COLUMNS.min(n - column).div_ceil(PANEL);
         let shares = rayon::current_num_threads().div_ceil(blocks).min(panels);
         let share = panels.div_ceil(shares);
         for start in (0..k).step_by(steps * STEP) {
             let depth = (k - start).min(steps * STEP);
-            let panel = depth.div_ceil(STEP) * PACKED;
+            let panel = |parts: usize| depth.div_ceil(STEP) * parts * PART;
+            let (panel_left, panel) = (panel(X::PARTS), panel(W::PARTS));
             let low = packed[..panels * panel]
                 .par_chunks_mut(panel)
                 .enumerate()
@@ -115,7 +117,7 @@ pub(super) fn product(
             (0..blocks * shares).into_par_iter().for_each(|task| {
                 let top = task / shares * height;
                 let count = height.min(m - top);
-                let fill = |i: usize, part: &mut [f32]| rows(top + i, start, part);
+                let fill = |i: usize, part: &mut [X]| rows(top + i, start, part);
                 // SAFETY: as above.
                 let left = unsafe { pack_rows(count, depth, &fill) };
                 let _tiles = Tiles::new();
@@ -123,13 +125,14 @@ pub(super) fn product(
                 for i in first..panels.min(first + share) {
                     let right = &packed[i * panel..(i + 1) * panel];
                     let column = column + i * PANEL;
-                    for (j, left) in left.chunks_exact(panel).enumerate() {
+                    for (j, left) in left.chunks_exact(panel_left).enumerate() {
                         let row = top + j * PANEL;
                         // SAFETY: the block lies within `y`, no other task has it (blocks of rows and shares of columns
                         // are disjoint), and this thread's tiles are configured.
                         unsafe {
                             let corner = output.0.add(row * n + column);
-                            multiply_edge(left, right, low, corner, n, [m - row, n - column]);
+                            let rest = [m - row, n - column];
+                            multiply_edge::<X, W>(left, right, low, corner, n, rest);
                         }
                     }
                 }
@@ -140,12 +143,12 @@ pub(super) fn product(
 
 /// The same for few rows, where most of the time goes to reading and packing the weight: every task packs a panel of it and
 /// uses it at once, while it is in its cache, and fetches the next one meanwhile.
-fn few_rows(
+fn few_rows<X: Value, W: Value>(
     [m, k, n]: [usize; 3],
     steps: usize,
     y: &mut [f32],
-    rows: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
-    weight: &[f32],
+    rows: &(dyn Fn(usize, usize, &mut [X]) + Sync),
+    weight: &[W],
 ) {
     let output = Output(y.as_mut_ptr());
     let output = &output;
@@ -155,12 +158,11 @@ fn few_rows(
     let share = panels.div_ceil(8 * rayon::current_num_threads()).min(16);
     for start in (0..k).step_by(steps * STEP) {
         let depth = (k - start).min(steps * STEP);
-        let panel = depth.div_ceil(STEP) * PACKED;
         let left: Vec<Vec<u16>> = (0..blocks)
             .into_par_iter()
             .map(|block| {
                 let top = block * PANEL;
-                let fill = |i: usize, part: &mut [f32]| rows(top + i, start, part);
+                let fill = |i: usize, part: &mut [X]| rows(top + i, start, part);
                 // SAFETY: `available` has found the instructions.
                 unsafe { pack_rows(PANEL.min(m - top), depth, &fill) }
             })
@@ -168,7 +170,7 @@ fn few_rows(
         (0..panels.div_ceil(share))
             .into_par_iter()
             .for_each(|task| {
-                let mut right = vec![0; panel];
+                let mut right = vec![0; depth.div_ceil(STEP) * W::PARTS * PART];
                 let _tiles = Tiles::new();
                 for column in (task * share..panels.min((task + 1) * share)).map(|i| i * PANEL) {
                     let columns = &weight[column * k..n.min(column + PANEL) * k];
@@ -185,7 +187,8 @@ fn few_rows(
                         // configured.
                         unsafe {
                             let corner = output.0.add(row * n + column);
-                            multiply_edge(left, &right, low, corner, n, [m - row, n - column]);
+                            let rest = [m - row, n - column];
+                            multiply_edge::<X, W>(left, &right, low, corner, n, rest);
                         }
                     }
                 }
@@ -194,8 +197,8 @@ fn few_rows(
 }
 
 /// Asks for the values to be brought to the second-level cache.
-fn prefetch(values: &[f32]) {
-    for line in values.chunks(16) {
+fn prefetch<W>(values: &[W]) {
+    for line in values.chunks(64 / size_of::<W>()) {
         // SAFETY: a hint about our own memory.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
@@ -237,7 +240,7 @@ impl Drop for Tiles {
 ///
 /// # Safety
 /// As [`multiply`], within what is left.
-unsafe fn multiply_edge(
+unsafe fn multiply_edge<X: Value, W: Value>(
     left: &[u16],
     right: &[u16],
     low: bool,
@@ -247,7 +250,7 @@ unsafe fn multiply_edge(
 ) {
     if rows >= PANEL && columns >= PANEL {
         // SAFETY: the whole block is there.
-        return unsafe { multiply(left, right, low, y, stride) };
+        return unsafe { multiply::<X, W>(left, right, low, y, stride) };
     }
     let (rows, columns) = (rows.min(PANEL), columns.min(PANEL));
     let mut block = [0.0; PANEL * PANEL];
@@ -257,7 +260,7 @@ unsafe fn multiply_edge(
             let line = std::slice::from_raw_parts(y.add(i * stride), columns);
             block[i * PANEL..][..columns].copy_from_slice(line);
         }
-        multiply(left, right, low, block.as_mut_ptr(), PANEL);
+        multiply::<X, W>(left, right, low, block.as_mut_ptr(), PANEL);
         for i in 0..rows {
             let line = std::slice::from_raw_parts_mut(y.add(i * stride), columns);
             line.copy_from_slice(&block[i * PANEL..][..columns]);
@@ -269,18 +272,77 @@ unsafe fn multiply_edge(
 ///
 /// # Safety
 /// The tiles are configured and the block may be read and written; where `!low`, all low parts of `right` are zero.
-unsafe fn multiply(left: &[u16], right: &[u16], low: bool, y: *mut f32, stride: usize) {
-    assert!(left.len() == right.len() && !left.is_empty() && left.len().is_multiple_of(PACKED));
+unsafe fn multiply<X: Value, W: Value>(
+    left: &[u16],
+    right: &[u16],
+    low: bool,
+    y: *mut f32,
+    stride: usize,
+) {
+    let steps = left.len() / (X::PARTS * PART);
+    assert!(steps > 0 && left.len() == steps * X::PARTS * PART);
+    assert!(right.len() == steps * W::PARTS * PART);
     // Of every step, the parts are at 0 (high), 2048 (middle) and 4096 (low). From one pair of parts to the next only one
-    // side changes.
+    // side changes: first come the products with the right side's lower parts, then with its high one.
     macro_rules! products {
-        ($($low:literal),*) => {
+        ([$($lower:literal),*], [$($high:literal),*]) => {
             asm!(
                 "tileloadd tmm0, [{y} + {stride}*1]",
                 "tileloadd tmm1, [{y} + {stride}*1 + 64]",
                 "tileloadd tmm2, [{z} + {stride}*1]",
                 "tileloadd tmm3, [{z} + {stride}*1 + 64]",
                 "2:",
+                $($lower,)*
+                "tileloadd tmm6, [{b} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                $($high,)*
+                "add {a}, {left}",
+                "add {b}, {right}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{y} + {stride}*1], tmm0",
+                "tilestored [{y} + {stride}*1 + 64], tmm1",
+                "tilestored [{z} + {stride}*1], tmm2",
+                "tilestored [{z} + {stride}*1 + 64], tmm3",
+                y = in(reg) y,
+                z = in(reg) y.wrapping_add(16 * stride),
+                stride = in(reg) stride * size_of::<f32>(),
+                a = inout(reg) left.as_ptr() => _,
+                b = inout(reg) right.as_ptr() => _,
+                line = in(reg) 64_usize,
+                steps = inout(reg) steps => _,
+                left = in(reg) 2 * X::PARTS * PART,
+                right = in(reg) 2 * W::PARTS * PART,
+                options(nostack),
+            )
+        };
+    }
+    // With the left side's middle part in the tiles: its other two.
+    macro_rules! three {
+        ($($lower:literal),*) => {
+            products!([$($lower),*], [
+                "tileloadd tmm4, [{a} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {line}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a} + {line}*1 + 4096]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {line}*1 + 5120]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7"
+            ])
+        };
+    }
+    macro_rules! three_and_middle {
+        ($($low:literal),*) => {
+            three!(
                 "tileloadd tmm4, [{a} + {line}*1]",
                 "tileloadd tmm5, [{a} + {line}*1 + 1024]",
                 $($low,)*
@@ -295,48 +357,23 @@ unsafe fn multiply(left: &[u16], right: &[u16], low: bool, y: *mut f32, stride: 
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tileloadd tmm5, [{a} + {line}*1 + 3072]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm6, [{b} + {line}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {line}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm4, [{a} + {line}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {line}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm4, [{a} + {line}*1 + 4096]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {line}*1 + 5120]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{y} + {stride}*1], tmm0",
-                "tilestored [{y} + {stride}*1 + 64], tmm1",
-                "tilestored [{z} + {stride}*1], tmm2",
-                "tilestored [{z} + {stride}*1 + 64], tmm3",
-                y = in(reg) y,
-                z = in(reg) y.wrapping_add(16 * stride),
-                stride = in(reg) stride * size_of::<f32>(),
-                a = inout(reg) left.as_ptr() => _,
-                b = inout(reg) right.as_ptr() => _,
-                line = in(reg) 64_usize,
-                steps = inout(reg) left.len() / PACKED => _,
-                options(nostack),
+                "tdpbf16ps tmm3, tmm5, tmm7"
             )
         };
     }
     // SAFETY: the caller's, and the panels are as long as the steps say.
     unsafe {
-        match low {
-            true => products!(
+        match (X::PARTS, W::PARTS) {
+            (1, 1) => products!(
+                [
+                    "tileloadd tmm4, [{a} + {line}*1]",
+                    "tileloadd tmm5, [{a} + {line}*1 + 1024]"
+                ],
+                []
+            ),
+            (3, 2) => three_and_middle!(),
+            (3, 3) if !low => three_and_middle!(),
+            (3, 3) => three_and_middle!(
                 "tileloadd tmm6, [{b} + {line}*1 + 4096]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm2, tmm5, tmm6",
@@ -344,16 +381,23 @@ unsafe fn multiply(left: &[u16], right: &[u16], low: bool, y: *mut f32, stride: 
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7"
             ),
-            false => products!(),
+            (3, 1) => three!(
+                "tileloadd tmm4, [{a} + {line}*1 + 2048]",
+                "tileloadd tmm5, [{a} + {line}*1 + 3072]"
+            ),
+            (left, right) => unreachable!("{left} parts with {right}"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    /// Against f64. Sizes beside and beyond every block size, weights of full precision and such as come from f16.
-    #[test]
-    fn accurate() {
+    use burn::tensor::{bf16, f16};
+
+    use super::Value;
+
+    /// Against f64, in sizes beside and beyond every block size.
+    fn accurate<X: Value + Into<f64>, W: Value + Into<f64>>(x: fn(f32) -> X, w: fn(f32) -> W) {
         if !super::available() {
             return;
         }
@@ -368,42 +412,42 @@ mod tests {
             [32, 32, 32],
             [300, 700, 70],
             [400, 700, 70],
+            [40, 2000, 33],
             [40, 33, 2100],
             [330, 33, 2100],
         ];
-        for ([m, k, n], half) in sizes
-            .into_iter()
-            .flat_map(|size| [(size, false), (size, true)])
-        {
-            let x: Vec<f32> = (0..m * k).map(|_| random()).collect();
-            let mut w: Vec<f32> = (0..n * k).map(|_| random()).collect();
-            if half {
-                w.iter_mut()
-                    .for_each(|w| *w = half::f16::from_f32(*w).to_f32());
-            }
+        for [m, k, n] in sizes {
+            let x: Vec<X> = (0..m * k).map(|_| x(random())).collect();
+            let w: Vec<W> = (0..n * k).map(|_| w(random())).collect();
             let mut y: Vec<f32> = (0..m * n).map(|_| random()).collect();
             let exact: Vec<f64> = (0..m * n)
                 .map(|i| {
                     let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
-                    let sum: f64 = x
-                        .iter()
-                        .zip(w)
-                        .map(|(x, w)| f64::from(*x) * f64::from(*w))
-                        .sum();
-                    sum + f64::from(y[i])
+                    let products = x.iter().zip(w).map(|(x, w)| (*x).into() * (*w).into());
+                    products.sum::<f64>() + f64::from(y[i])
                 })
                 .collect();
-            let rows = |i: usize, start: usize, part: &mut [f32]| {
+            let rows = |i: usize, start: usize, part: &mut [X]| {
                 part.copy_from_slice(&x[i * k + start..][..part.len()]);
             };
             super::product([m, k, n], &mut y, &rows, &w);
-            let worst = y
-                .iter()
-                .zip(&exact)
-                .map(|(y, e)| (f64::from(*y) - e).abs())
-                .fold(0.0, f64::max);
+            let off = y.iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs());
+            let worst = off.fold(0.0, f64::max);
             println!("{m}x{k}x{n}: {worst:e}");
             assert!(worst < 1e-6 * (k as f64).sqrt(), "{m}x{k}x{n}: {worst:e}");
         }
+    }
+
+    #[test]
+    fn f32_by_every_weight() {
+        accurate(|x| x, |w| w);
+        accurate(|x| x, |w| f16::from_f32(w).to_f32());
+        accurate(|x| x, f16::from_f32);
+        accurate(|x| x, bf16::from_f32);
+    }
+
+    #[test]
+    fn bf16_by_bf16() {
+        accurate(bf16::from_f32, bf16::from_f32);
     }
 }

@@ -1,11 +1,12 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend, bf16};
 use rayon::prelude::*;
 
 use super::{
-    eligible, from_vec,
-    gemm::{Matrix, gathered, gathers, product, threads},
-    linear::fill_rows,
-    unwrap, values, winograd, zeros,
+    from_vec,
+    gemm::{Matrix, Value, gathered, gathers, product, threads},
+    half::round,
+    linear::{fill_rows, usable},
+    unwrap, values, widen, winograd, zeros,
 };
 use crate::Padding;
 
@@ -32,22 +33,12 @@ pub(crate) fn try_conv2d<B: Backend>(
         right,
     } = padding;
     let fits = h + top + bottom >= kh && w + left + right >= kw;
-    if !eligible(&x) || !eligible(weight) || !fits {
+    if !fits {
         return Err(x);
     }
     let oh = (h + top + bottom - kh) / stride + 1;
     let ow = (w + left + right - kw) / stride + 1;
-    let x = unwrap(x);
-    let x = values(&x);
-    // The loader stores convolution weights physically as [out, kh, kw, in], so this copies nothing.
-    let weight = unwrap(weight.clone().permute([0, 2, 3, 1]));
-    let weight = Matrix {
-        data: values(&weight),
-        row: 1,
-        column: kh * kw * c,
-    };
-    let mut y = zeros(n * oh * ow * out);
-    let size = winograd::Size {
+    let image = winograd::Size {
         n,
         h,
         w,
@@ -58,56 +49,52 @@ pub(crate) fn try_conv2d<B: Backend>(
         oh,
         ow,
     };
-    if [kh, kw, stride] == [3, 3, 1] && size.pays() {
+    let k = kh * kw * c;
+    let m = n * oh * ow;
+    let dtype = x.dtype();
+    let direct = dtype == DType::BF16;
+    let transformed = [kh, kw, stride] == [3, 3, 1] && image.pays();
+    let few = stride == 1 && kh * kw > 1 && out <= NARROW;
+    let gathers = gathers(m, k, out) && (direct || !transformed && !few);
+    let Some(weight) = usable(&x, weight, gathers) else {
+        return Err(x);
+    };
+    let x = unwrap(x);
+    // The loader stores convolution weights physically as [out, kh, kw, in], so this copies nothing.
+    let weight = unwrap(weight.permute([0, 2, 3, 1]));
+    let mut y = zeros(m * out);
+    if gathers {
+        fill_images(&mut y, bias, n);
+        let size = [m, k, out];
+        if direct {
+            let patch = patches(image, stride, kw, x.storage::<bf16>());
+            gathered(size, &mut y, patch, &weight);
+        } else {
+            gathered(
+                size,
+                &mut y,
+                patches(image, stride, kw, values(&x)),
+                &weight,
+            );
+        }
+        return Ok(round(from_vec(y, [n, oh, ow, out]), dtype));
+    }
+    let x = values(&x);
+    if transformed {
         let bias = bias.map(|bias| unwrap(bias.clone()));
         let none = vec![0.0; out];
         let bias = bias.as_ref().map_or(&*none, values);
-        winograd::conv(size, &mut y, x, weight.data, bias);
+        winograd::conv(image, &mut y, x, values(&weight), bias);
         return Ok(from_vec(y, [n, oh, ow, out]));
     }
-    if let Some(bias) = bias {
-        let [rows, _] = bias.dims();
-        let bias = unwrap(bias.clone());
-        for (y, row) in y
-            .chunks_exact_mut(n / rows * oh * ow * out)
-            .zip(values(&bias).chunks(out))
-        {
-            fill_rows(y, row);
-        }
-    }
-    if stride == 1 && kh * kw > 1 && out <= NARROW {
-        narrow(size, [kh, kw], &mut y, x, weight);
-        return Ok(from_vec(y, [n, oh, ow, out]));
-    }
-
-    let k = kh * kw * c;
-    let m = n * oh * ow;
-    if gathers(m, k, out) {
-        let patch = |i: usize, start: usize, part: &mut [f32]| {
-            let (image, line, column) = (i / (oh * ow), i / ow % oh, i % ow);
-            let image = &x[image * h * w * c..][..h * w * c];
-            let (first, column) = (line * stride, column * stride);
-            // One line of the kernel after the other.
-            let (mut start, mut part) = (start, part);
-            while !part.is_empty() {
-                let (ky, offset) = (start / (kw * c), start % (kw * c));
-                let (run, rest) = part.split_at_mut(part.len().min(kw * c - offset));
-                start += run.len();
-                part = rest;
-                match (first + ky).checked_sub(top).filter(|row| *row < h) {
-                    Some(row) => {
-                        let row = &image[row * w * c..][..w * c];
-                        copy_run(
-                            run,
-                            row,
-                            ((column * c + offset) as isize) - (left * c) as isize,
-                        );
-                    }
-                    None => run.fill(0.0),
-                }
-            }
-        };
-        gathered([m, k, out], &mut y, patch, weight.data);
+    fill_images(&mut y, bias, n);
+    let weight = Matrix {
+        data: values(&weight),
+        row: 1,
+        column: kh * kw * c,
+    };
+    if few {
+        narrow(image, [kh, kw], &mut y, x, weight);
         return Ok(from_vec(y, [n, oh, ow, out]));
     }
     if kh == 1 && kw == 1 && stride == 1 && padding == Padding::same(0) {
@@ -173,6 +160,59 @@ pub(crate) fn try_conv2d<B: Backend>(
         );
     }
     Ok(from_vec(y, [n, oh, ow, out]))
+}
+
+/// Writes the bias into all pixels of `n` images; each of its rows serves as many of them.
+fn fill_images<B: Backend>(y: &mut [f32], bias: Option<&Tensor<B, 2>>, n: usize) {
+    let Some(bias) = bias else { return };
+    let [rows, out] = bias.dims();
+    let images = y.len() / n * (n / rows);
+    let bias = unwrap(widen(bias.clone()));
+    for (y, row) in y
+        .chunks_exact_mut(images)
+        .zip(values(&bias).chunks_exact(out))
+    {
+        fill_rows(y, row);
+    }
+}
+
+/// The pixels behind every output as a line of a matrix, in the order of the weight's; zeros where there are none.
+fn patches<T: Value>(
+    size: winograd::Size,
+    stride: usize,
+    kw: usize,
+    x: &[T],
+) -> impl Fn(usize, usize, &mut [T]) + Sync {
+    let winograd::Size {
+        h,
+        w,
+        c,
+        top,
+        left,
+        oh,
+        ow,
+        ..
+    } = size;
+    move |i, mut start, mut part| {
+        let (image, line, column) = (i / (oh * ow), i / ow % oh, i % ow);
+        let image = &x[image * h * w * c..][..h * w * c];
+        let (first, column) = (line * stride, column * stride);
+        // One line of the kernel after the other.
+        while !part.is_empty() {
+            let (ky, offset) = (start / (kw * c), start % (kw * c));
+            let (run, rest) = part.split_at_mut(part.len().min(kw * c - offset));
+            start += run.len();
+            part = rest;
+            match (first + ky).checked_sub(top).filter(|row| *row < h) {
+                Some(row) => {
+                    let row = &image[row * w * c..][..w * c];
+                    let offset = (column * c + offset) as isize - (left * c) as isize;
+                    copy_run(run, row, offset);
+                }
+                None => run.fill(T::zeroed()),
+            }
+        }
+    }
 }
 
 /// A convolution to few channels: the products of every pixel with all of the kernel's positions first, then their sums.
@@ -256,17 +296,17 @@ fn narrow(
 }
 
 /// Copies what the line `row` has from index `start` on, with zeros for what is outside.
-fn copy_run(run: &mut [f32], row: &[f32], start: isize) {
+fn copy_run<T: Value>(run: &mut [T], row: &[T], start: isize) {
     let (len, end) = (run.len() as isize, row.len() as isize);
     let first = (-start).clamp(0, len);
     let last = (end - start).clamp(first, len);
     let from = (start + first) as usize;
     let (first, last) = (first as usize, last as usize);
-    run[..first].fill(0.0);
+    run[..first].fill(T::zeroed());
     if last > first {
         run[first..last].copy_from_slice(&row[from..][..last - first]);
     }
-    run[last..].fill(0.0);
+    run[last..].fill(T::zeroed());
 }
 
 /// Three products over shifted frames, accumulated in the output: no patches, no copies.
@@ -275,40 +315,30 @@ pub(crate) fn try_frame_conv<B: Backend>(
     weight: &Tensor<B, 5>,
     bias: &Tensor<B, 1>,
 ) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
-    if !eligible(&x) || !eligible(weight) {
-        return Err(x);
-    }
     let [b, f, s, c] = x.dims();
     let [out, ..] = weight.dims();
+    let size = [b * f * s, 3 * c, out];
+    let dtype = x.dtype();
+    let Some(weight) = usable(&x, weight, gathers(b * f * s, 3 * c, out)) else {
+        return Err(x);
+    };
     let x = unwrap(x);
     // Physically [out, 3, in], as for conv2d.
-    let weight = unwrap(weight.clone().permute([0, 2, 3, 4, 1]));
-    let weight = values(&weight);
+    let weight = unwrap(weight.permute([0, 2, 3, 4, 1]));
     let mut y = zeros(b * f * s * out);
-    fill_rows(&mut y, values(&unwrap(bias.clone())));
-    let (frame_in, frame_out) = (s * c, s * out);
+    fill_rows(&mut y, values(&unwrap(widen(bias.clone()))));
     if gathers(b * f * s, 3 * c, out) {
-        let x = values(&x);
-        let row = |i: usize, start: usize, part: &mut [f32]| {
-            let frame = i / s % f;
-            // One frame after the other.
-            let (mut start, mut part) = (start, part);
-            while !part.is_empty() {
-                let (tap, offset) = (start / c, start % c);
-                let (run, rest) = part.split_at_mut(part.len().min(c - offset));
-                start += run.len();
-                part = rest;
-                match (frame + tap).checked_sub(1).filter(|frame| *frame < f) {
-                    Some(_) => {
-                        run.copy_from_slice(&x[(i + tap * s - s) * c + offset..][..run.len()])
-                    }
-                    None => run.fill(0.0),
-                }
+        match dtype {
+            DType::BF16 => {
+                let rows = frames([f, s, c], x.storage::<bf16>());
+                gathered(size, &mut y, rows, &weight);
             }
-        };
-        gathered([b * f * s, 3 * c, out], &mut y, row, weight);
-        return Ok(from_vec(y, [b, f, s, out]));
+            _ => gathered(size, &mut y, frames([f, s, c], values(&x)), &weight),
+        }
+        return Ok(round(from_vec(y, [b, f, s, out]), dtype));
     }
+    let weight = values(&weight);
+    let (frame_in, frame_out) = (s * c, s * out);
     for (y, x) in y
         .chunks_exact_mut(f * frame_out)
         .zip(values(&x).chunks_exact(f * frame_in))
@@ -342,4 +372,22 @@ pub(crate) fn try_frame_conv<B: Backend>(
         }
     }
     Ok(from_vec(y, [b, f, s, out]))
+}
+
+/// The values of the frame before, the same and the next one at every position as a line of a matrix; zeros where there is
+/// none.
+fn frames<T: Value>([f, s, c]: [usize; 3], x: &[T]) -> impl Fn(usize, usize, &mut [T]) + Sync {
+    move |i, mut start, mut part| {
+        let frame = i / s % f;
+        while !part.is_empty() {
+            let (tap, offset) = (start / c, start % c);
+            let (run, rest) = part.split_at_mut(part.len().min(c - offset));
+            start += run.len();
+            part = rest;
+            match (frame + tap).checked_sub(1).filter(|frame| *frame < f) {
+                Some(_) => run.copy_from_slice(&x[(i + tap * s - s) * c + offset..][..run.len()]),
+                None => run.fill(T::zeroed()),
+            }
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! Matrix products: a safe front of the `gemm` crate, and the choice of the matrix unit.
 
+use burn::tensor::{DType, bf16, f16};
+use burn_flex::FlexTensor;
 use gemm::Parallelism;
 
 use super::amx;
+pub(super) use super::amx::Value;
 
 /// A matrix inside a slice: element `(i, j)` is at `i · row + j · column`.
 #[derive(Clone, Copy)]
@@ -79,13 +82,18 @@ pub(super) fn gathers(m: usize, k: usize, n: usize) -> bool {
     m >= 8 && n >= 8 && m * k * n > 1 << 18 && amx::available()
 }
 
-/// `y += rows · weightᵀ` for `m` rows of length `k` and a weight `[n, k]`; `rows(i, start, part)` fills `part` with row `i`
-/// from column `start` on. Only for sizes that [`gathers`] accepts.
-pub(super) fn gathered(
+/// `y += rows · weightᵀ` for `m` rows of length `k` and a contiguous weight of `n · k` values in f32, f16 or bf16; `rows(i,
+/// start, part)` fills `part` with row `i` from column `start` on. Only for sizes that [`gathers`] accepts, and rows of bf16
+/// only with a weight of bf16.
+pub(super) fn gathered<X: Value>(
     size: [usize; 3],
     y: &mut [f32],
-    rows: impl Fn(usize, usize, &mut [f32]) + Sync,
-    weight: &[f32],
+    rows: impl Fn(usize, usize, &mut [X]) + Sync,
+    weight: &FlexTensor,
 ) {
-    amx::product(size, y, &rows, weight);
+    match weight.dtype() {
+        DType::F16 => amx::product(size, y, &rows, weight.storage::<f16>()),
+        DType::BF16 => amx::product(size, y, &rows, weight.storage::<bf16>()),
+        _ => amx::product(size, y, &rows, weight.storage::<f32>()),
+    }
 }

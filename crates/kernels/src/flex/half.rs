@@ -1,16 +1,15 @@
 //! Half precision on the CPU: values are kept in f16 or bf16 and computed with in f32.
 //!
-//! A CPU of today multiplies f16 no faster than f32, so the gain is memory: weights and activations take half, and only
-//! what one operation works on is widened. burn's own conversion goes through f64 on one thread.
+//! Weights and activations take half of the memory, and only what one operation works on is widened; products of bf16 alone
+//! go to the matrix unit as they are, where there is one. burn's own conversion goes through f64 on one thread.
 
 use burn::tensor::{Bytes, DType, Tensor, backend::Backend, bf16, f16};
-use burn_flex::{Flex, FlexTensor};
+use burn_flex::FlexTensor;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 use rayon::prelude::*;
-use std::any::TypeId;
 
-use super::{GRAIN, primitive, unwrap, values, wrap};
+use super::{GRAIN, is_flex, primitive, unwrap, values, wrap};
 
 /// Runs `f` in f32 if `x` is a Flex tensor in half precision, and rounds the result; otherwise gives `x` back.
 pub(crate) fn in_f32<B: Backend, const D: usize, const E: usize>(
@@ -27,7 +26,7 @@ pub(crate) fn in_f32<B: Backend, const D: usize, const E: usize>(
 }
 
 fn is_half<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
-    TypeId::of::<B>() == TypeId::of::<Flex>() && matches!(x.dtype(), DType::F16 | DType::BF16)
+    is_flex::<B>() && matches!(x.dtype(), DType::F16 | DType::BF16)
 }
 
 /// A Flex tensor in half precision as f32; any other as it is. Its values stay where they lie: a convolution's weight is a
@@ -54,8 +53,11 @@ pub(crate) fn widen<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D>
     wrap(FlexTensor::new(Bytes::from_elems(wide), layout, DType::F32))
 }
 
-/// An f32 Flex tensor in half precision.
-fn round<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
+/// An f32 Flex tensor in `dtype`.
+pub(super) fn round<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
+    if dtype == DType::F32 {
+        return x;
+    }
     let x = unwrap(x);
     let wide = values(&x).par_chunks(GRAIN);
     let count = x.layout().num_elements();

@@ -1,10 +1,12 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Element, Tensor, backend::Backend, bf16};
+use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    eligible, from_vec,
-    gemm::{Matrix, gathered, gathers, product, threads},
-    unwrap, values, zeros,
+    from_vec,
+    gemm::{Matrix, Value, gathered, gathers, product, threads},
+    half::round,
+    is_flex, unwrap, values, widen, zeros,
 };
 
 pub(crate) fn try_linear<B: Backend>(
@@ -12,23 +14,24 @@ pub(crate) fn try_linear<B: Backend>(
     weight: &Tensor<B, 2>,
     bias: Option<&Tensor<B, 1>>,
 ) -> Result<Tensor<B, 2>, Tensor<B, 2>> {
-    if !eligible(&x) || !eligible(weight) {
-        return Err(x);
-    }
     let [rows, input] = x.dims();
     let [out, _] = weight.dims();
-    let (x, weight) = (unwrap(x), unwrap(weight.clone()));
+    let dtype = x.dtype();
+    let Some(weight) = usable(&x, weight, gathers(rows, input, out)) else {
+        return Err(x);
+    };
+    let (x, weight) = (unwrap(x), unwrap(weight));
     let mut y = zeros(rows * out);
     if let Some(bias) = bias {
-        fill_rows(&mut y, values(&unwrap(bias.clone())));
+        fill_rows(&mut y, values(&unwrap(widen(bias.clone()))));
     }
     if gathers(rows, input, out) {
-        let x = values(&x);
-        let row = |i: usize, start: usize, part: &mut [f32]| {
-            part.copy_from_slice(&x[i * input + start..][..part.len()]);
-        };
-        gathered([rows, input, out], &mut y, row, values(&weight));
-        return Ok(from_vec(y, [rows, out]));
+        let size = [rows, input, out];
+        match dtype {
+            DType::BF16 => gathered(size, &mut y, lines::<bf16>(&x, input), &weight),
+            _ => gathered(size, &mut y, lines::<f32>(&x, input), &weight),
+        }
+        return Ok(round(from_vec(y, [rows, out]), dtype));
     }
     product(
         [rows, input, out],
@@ -49,6 +52,33 @@ pub(crate) fn try_linear<B: Backend>(
         threads(rows, input, out),
     );
     Ok(from_vec(y, [rows, out]))
+}
+
+/// The weight to multiply `x` with, if the kernels can: in f32, but for [`gathered`], which splits any, as it is kept. Values
+/// of bf16 stay what they are only there.
+pub(super) fn usable<B: Backend, const D: usize, const E: usize>(
+    x: &Tensor<B, D>,
+    weight: &Tensor<B, E>,
+    gathered: bool,
+) -> Option<Tensor<B, E>> {
+    let weight = weight.clone();
+    match (x.dtype(), weight.dtype()) {
+        _ if !is_flex::<B>() => None,
+        (DType::F32, DType::F32) => Some(weight),
+        (DType::F32, DType::F16 | DType::BF16) if gathered => Some(weight),
+        (DType::F32, DType::F16 | DType::BF16) => Some(widen(weight)),
+        (DType::BF16, DType::BF16) if gathered => Some(weight),
+        _ => None,
+    }
+}
+
+/// The lines of a contiguous matrix.
+fn lines<T: Value + Element>(
+    x: &FlexTensor,
+    width: usize,
+) -> impl Fn(usize, usize, &mut [T]) + Sync {
+    let x = x.storage::<T>();
+    move |i, start, part| part.copy_from_slice(&x[i * width + start..][..part.len()])
 }
 
 /// Writes `row` into every row of `y`.

@@ -33,9 +33,17 @@ use burn::tensor::{
 };
 use burn_flex::{Flex, FlexTensor, Layout};
 
+fn is_flex<B: Backend>() -> bool {
+    TypeId::of::<B>() == TypeId::of::<Flex>()
+}
+
+pub(crate) fn takes_half_weights<B: Backend>() -> bool {
+    is_flex::<B>() && amx::available()
+}
+
 /// Whether the kernels may run on this tensor.
 fn eligible<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
-    TypeId::of::<B>() == TypeId::of::<Flex>() && x.dtype() == DType::F32
+    is_flex::<B>() && x.dtype() == DType::F32
 }
 
 /// The Flex tensor inside a generic one, contiguous. Only call it on an [`eligible`] tensor.

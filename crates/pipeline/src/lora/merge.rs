@@ -12,15 +12,17 @@ use super::Deltas;
 use crate::PipelineError;
 
 /// Adds to the parameters named in `deltas`, in f32 and on the host, in the converter's order: a merged module equals the one
-/// loaded from a converted folder to the bit. Everything else is passed on as it is.
+/// loaded from a converted folder to the bit. Everything else is passed on as it is. `dtype` is what the module computes in.
 pub(super) fn merge<B: Backend, M: Module<B>>(
     module: M,
+    dtype: DType,
     deltas: Deltas,
 ) -> Result<M, PipelineError> {
     if deltas.is_empty() {
         return Ok(module);
     }
     let mut merger = Merger {
+        dtype,
         deltas,
         path: ModulePath::default(),
         error: None,
@@ -30,6 +32,7 @@ pub(super) fn merge<B: Backend, M: Module<B>>(
 }
 
 struct Merger {
+    dtype: DType,
     deltas: Deltas,
     path: ModulePath,
     error: Option<PipelineError>,
@@ -52,7 +55,7 @@ impl<B: Backend> ModuleMapper<B> for Merger {
         if self.error.is_some() {
             return param;
         }
-        match add(param.val(), &deltas, &key) {
+        match add(param.val(), self.dtype, &deltas, &key) {
             Ok(tensor) => Param::initialized(param.id, tensor),
             Err(error) => {
                 self.error = Some(error);
@@ -64,10 +67,11 @@ impl<B: Backend> ModuleMapper<B> for Merger {
 
 fn add<B: Backend, const D: usize>(
     base: Tensor<B, D>,
+    dtype: DType,
     deltas: &[Delta],
     key: &str,
 ) -> Result<Tensor<B, D>, PipelineError> {
-    let (shape, dtype, device) = (base.dims(), base.dtype(), base.device());
+    let (shape, device) = (base.dims(), base.device());
     let fail = |problem: String| PipelineError::Option {
         name: "loras",
         problem,
