@@ -42,7 +42,7 @@ impl Deref for Blob {
 
 impl Blob {
     /// Tells the system that this part is not needed any more, so that it stops counting as our memory.
-    pub(crate) fn forget(&self, range: Range<usize>) {
+    pub fn forget(&self, range: Range<usize>) {
         if let Self::Mapped(map) = self {
             // Whole pages inside the range only: its edges hold the neighbours' bytes.
             const PAGE: usize = 4096;

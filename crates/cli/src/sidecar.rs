@@ -168,8 +168,19 @@ pub(crate) fn hashes(folder: &Folder) -> Result<BTreeMap<String, String>, Pipeli
         }
     }
     let hash = |(name, bytes): (String, Blob)| {
-        let digest = Sha256::digest(&*bytes);
-        let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        // Piece by piece, so that not whole files count as this process's memory.
+        const PIECE: usize = 16 << 20;
+        let mut hash = Sha256::new();
+        for start in (0..bytes.len()).step_by(PIECE) {
+            let piece = start..bytes.len().min(start + PIECE);
+            hash.update(&bytes[piece.clone()]);
+            bytes.forget(piece);
+        }
+        let hex = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         (name, hex)
     };
     Ok(files.into_par_iter().map(hash).collect())

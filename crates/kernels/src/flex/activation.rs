@@ -1,8 +1,10 @@
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend, bf16};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{GRAIN, eligible, from_vec, math, unwrap, values, wrap, zeros};
+use super::{
+    GRAIN, eligible, from_vec, half::add_bf16, is_flex, math, unwrap, values, wrap, zeros,
+};
 
 /// Applies `kernel` to the values, in place when nobody else holds them.
 pub(crate) fn try_unary<B: Backend, const D: usize>(
@@ -24,12 +26,22 @@ pub(crate) fn try_add<B: Backend, const D: usize>(
     x: Tensor<B, D>,
     y: Tensor<B, D>,
 ) -> Result<Tensor<B, D>, [Tensor<B, D>; 2]> {
-    if !eligible(&x) || !eligible(&y) || x.dims() != y.dims() {
+    let dtypes = [x.dtype(), y.dtype()];
+    let same = [[DType::F32; 2], [DType::BF16; 2]].contains(&dtypes);
+    if !is_flex::<B>() || !same || x.dims() != y.dims() {
         return Err([x, y]);
     }
     let dims = x.dims();
     let (x, y) = (unwrap(x), unwrap(y));
     let (mut x, y) = if x.is_unique() { (x, y) } else { (y, x) };
+    if dtypes[0] == DType::BF16 {
+        // Of a shared tensor this makes a copy.
+        x.storage_mut::<bf16>()
+            .par_chunks_mut(GRAIN)
+            .zip(y.storage::<bf16>().par_chunks(GRAIN))
+            .for_each(|(x, y)| add_bf16(x, y));
+        return Ok(wrap(x));
+    }
     if x.is_unique() {
         x.storage_mut::<f32>()
             .par_chunks_mut(GRAIN)

@@ -86,19 +86,33 @@ fn widen_bf16(wide: &mut [f32], x: &[bf16]) {
     }
 }
 
-/// To the nearest, ties to even; what is not a number stays one.
 #[multiversion(targets = "simd")]
 fn round_bf16(narrow: &mut [bf16], x: &[f32]) {
     for (narrow, x) in narrow.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-        let bits = if x.is_nan() {
-            bits >> 16 | 0x40
-        } else {
-            rounded
-        };
-        *narrow = bf16::from_bits(bits as u16);
+        *narrow = nearest(*x);
     }
+}
+
+/// `x += y`, in f32 and rounded.
+#[multiversion(targets = "simd")]
+pub(super) fn add_bf16(x: &mut [bf16], y: &[bf16]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        let wide = |x: &bf16| f32::from_bits(u32::from(x.to_bits()) << 16);
+        *x = nearest(wide(x) + wide(y));
+    }
+}
+
+/// Ties to even; what is not a number stays one.
+#[inline(always)]
+fn nearest(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let bits = if x.is_nan() {
+        bits >> 16 | 0x40
+    } else {
+        rounded
+    };
+    bf16::from_bits(bits as u16)
 }
 
 #[cfg(test)]
@@ -116,6 +130,12 @@ mod tests {
         round_bf16(&mut narrow, &x);
         for (x, y) in x.iter().zip(&narrow) {
             assert_eq!(y.to_bits(), bf16::from_f32(*x).to_bits(), "{x}");
+        }
+        let mut sum = narrow.clone();
+        add_bf16(&mut sum, &narrow[1..]);
+        for ((x, y), sum) in narrow.iter().zip(&narrow[1..]).zip(&sum) {
+            let exact = bf16::from_f32(x.to_f32() + y.to_f32());
+            assert!(exact.is_nan() && sum.is_nan() || exact.to_bits() == sum.to_bits());
         }
         let mut wide = vec![0.0; x.len()];
         widen_bf16(&mut wide, &narrow);
