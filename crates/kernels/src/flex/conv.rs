@@ -62,7 +62,7 @@ pub(crate) fn try_conv2d<B: Backend>(
         let bias = bias.map(|bias| unwrap(bias.clone()));
         let none = vec![0.0; out];
         let bias = bias.as_ref().map_or(&*none, values);
-        winograd::conv(size, &mut y, x, weight.data, bias);
+        winograd::conv::<winograd::Plain, _, _, _>(size, &mut y, x, weight.data, bias);
         return Ok(from_vec(y, [n, oh, ow, out]));
     }
     if let Some(bias) = bias {
@@ -172,6 +172,39 @@ pub(crate) fn try_conv2d<B: Backend>(
             threads(m, k, out),
         );
     }
+    Ok(from_vec(y, [n, oh, ow, out]))
+}
+
+/// The convolution of the image with every pixel doubled, from the image as it is.
+pub(crate) fn try_upsample_conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: &Tensor<B, 4>,
+    bias: Option<&Tensor<B, 1>>,
+) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
+    let [n, h, w, c] = x.dims();
+    let [out, _, kh, kw] = weight.dims();
+    let (oh, ow) = (2 * h, 2 * w);
+    let size = winograd::Size {
+        n,
+        h,
+        w,
+        c,
+        out,
+        top: 1,
+        left: 1,
+        oh,
+        ow,
+    };
+    if !eligible(&x) || !eligible(weight) || [kh, kw] != [3, 3] || !size.pays() {
+        return Err(x);
+    }
+    let [x, weight] = [x, weight.clone().permute([0, 2, 3, 1])].map(unwrap);
+    let bias = bias.map(|bias| unwrap(bias.clone()));
+    let none = vec![0.0; out];
+    let bias = bias.as_ref().map_or(&*none, values);
+    let mut y = zeros(n * oh * ow * out);
+    let [x, weight] = [values(&x), values(&weight)];
+    winograd::conv::<winograd::Enlarged, _, _, _>(size, &mut y, x, weight, bias);
     Ok(from_vec(y, [n, oh, ow, out]))
 }
 
