@@ -23,6 +23,9 @@ use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
 use i2vgen_weights_converter::Component;
 
+/// What `--only` may name.
+const STAGES: [&str; 3] = ["clip", "unet", "vae"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut flag = |name: &str| {
@@ -38,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(arguments.drain(at..).take(2).nth(1).unwrap_or_default())
     };
     let only = value("--only");
+    if let Some(other) = only.as_ref().filter(|o| !STAGES.contains(&o.as_str())) {
+        return Err(format!("'{other}' is none of {}", STAGES.join(", ")).into());
+    }
     let steps = value("--steps").map_or(Ok(50), |steps| steps.parse())?;
     let dtype = match arguments.get(1).map(String::as_str) {
         None | Some("f16") => DType::F16,

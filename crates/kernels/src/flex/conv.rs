@@ -62,7 +62,7 @@ pub(crate) fn try_conv2d<B: Backend>(
         let bias = bias.map(|bias| unwrap(bias.clone()));
         let none = vec![0.0; out];
         let bias = bias.as_ref().map_or(&*none, values);
-        winograd::conv::<winograd::Plain, _, _, _>(size, &mut y, x, weight.data, bias);
+        winograd::conv::<winograd::Plain, _, _>(size, &mut y, x, weight.data, bias);
         return Ok(from_vec(y, [n, oh, ow, out]));
     }
     if let Some(bias) = bias {
@@ -204,7 +204,7 @@ pub(crate) fn try_upsample_conv2d<B: Backend>(
     let bias = bias.as_ref().map_or(&*none, values);
     let mut y = zeros(n * oh * ow * out);
     let [x, weight] = [values(&x), values(&weight)];
-    winograd::conv::<winograd::Enlarged, _, _, _>(size, &mut y, x, weight, bias);
+    winograd::conv::<winograd::Enlarged, _, _>(size, &mut y, x, weight, bias);
     Ok(from_vec(y, [n, oh, ow, out]))
 }
 

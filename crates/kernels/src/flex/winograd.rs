@@ -25,8 +25,11 @@ const GAP: usize = 16;
 /// Size of the kernels' values that are computed at once where that costs nothing, in elements (4 MiB).
 const CACHED: usize = 1 << 20;
 
-/// How a line of `OUT` outputs is computed from `IN` inputs with `PRODUCTS` products.
-pub(super) trait Method<const IN: usize, const PRODUCTS: usize, const OUT: usize> {
+/// Outputs of a tile in each direction.
+const OUT: usize = 4;
+
+/// How a line of [`OUT`] outputs is computed from `IN` inputs with `PRODUCTS` products.
+pub(super) trait Method<const IN: usize, const PRODUCTS: usize> {
     /// Inputs from one tile to the next.
     const STEP: usize;
     /// Which of the values of a tile each product takes.
@@ -54,7 +57,7 @@ const B: f32 = 1.5;
 const AA: f32 = A * A;
 const BB: f32 = B * B;
 
-impl Method<6, 6, 4> for Plain {
+impl Method<6, 6> for Plain {
     const STEP: usize = 4;
     const FACTOR: [usize; 6] = [0, 1, 2, 3, 4, 5];
 
@@ -96,8 +99,8 @@ impl Method<6, 6, 4> for Plain {
     }
 
     #[inline(always)]
-    fn interpolate(m: [&Lanes; 6]) -> [Lanes; 4] {
-        let mut y = [[0.0; LANES]; 4];
+    fn interpolate(m: [&Lanes; 6]) -> [Lanes; OUT] {
+        let mut y = [[0.0; LANES]; OUT];
         for l in 0..LANES {
             let [m0, m1, m2, m3, m4, m5] = m.map(|m| m[l]);
             let (sum_a, odd_a) = (m1 + m2, A * (m1 - m2));
@@ -120,7 +123,7 @@ impl Method<6, 6, 4> for Plain {
 /// seventh of that of [`Plain`].
 pub(super) struct Enlarged;
 
-impl Method<4, 5, 4> for Enlarged {
+impl Method<4, 5> for Enlarged {
     const STEP: usize = 2;
     const FACTOR: [usize; 5] = [0, 1, 2, 2, 3];
 
@@ -152,8 +155,8 @@ impl Method<4, 5, 4> for Enlarged {
     }
 
     #[inline(always)]
-    fn interpolate(m: [&Lanes; 5]) -> [Lanes; 4] {
-        let mut y = [[0.0; LANES]; 4];
+    fn interpolate(m: [&Lanes; 5]) -> [Lanes; OUT] {
+        let mut y = [[0.0; LANES]; OUT];
         for l in 0..LANES {
             let [m0, m1, m2, m3, m4] = m.map(|m| m[l]);
             y[0][l] = m0 + m1 + m2;
@@ -183,7 +186,7 @@ impl Size {
     /// Whether the methods are faster than the direct one: the channels fill the lanes, the tiles the image, and there are
     /// enough of them to pay for the transformation of the kernels.
     pub(super) fn pays(&self) -> bool {
-        let [across, down] = [self.ow.div_ceil(4), self.oh.div_ceil(4)];
+        let [across, down] = [self.ow.div_ceil(OUT), self.oh.div_ceil(OUT)];
         self.c.is_multiple_of(LANES)
             && self.out.is_multiple_of(LANES)
             && self.c.min(self.out) >= 2 * LANES
@@ -192,16 +195,11 @@ impl Size {
     }
 }
 
-/// `y = conv(x, weight) + bias` with the method `M` for `x [n, h, w, c]`, `weight [out, 3, 3, c]` and `bias [r, out]`, of which each row serves
-/// `n / r` images.
+/// `y = conv(x, weight) + bias` with the method `M` for `x [n, h, w, c]`, `weight [out, 3, 3, c]` and `bias [r, out]`, of
+/// which each row serves `n / r` images.
 ///
 /// Takes up to [`memory_budget`] bytes of scratch, or what one line of tiles and 16 output channels need.
-pub(super) fn conv<
-    M: Method<IN, PRODUCTS, OUT>,
-    const IN: usize,
-    const PRODUCTS: usize,
-    const OUT: usize,
->(
+pub(super) fn conv<M: Method<IN, PRODUCTS>, const IN: usize, const PRODUCTS: usize>(
     size: Size,
     y: &mut [f32],
     x: &[f32],
@@ -243,9 +241,7 @@ pub(super) fn conv<
         kernels
             .par_chunks_exact_mut(kernel_pitch)
             .zip(weight[first * 9 * c..].par_chunks_exact(9 * c))
-            .for_each(|(values, kernel)| {
-                transform_kernel::<M, IN, PRODUCTS, OUT>(values, kernel, c)
-            });
+            .for_each(|(values, kernel)| transform_kernel::<M, IN, PRODUCTS>(values, kernel, c));
         for (block, bands) in bands.chunks_mut(lines).enumerate() {
             let count = bands.len() * across;
             let tiles = &mut tiles[..count * tile_pitch];
@@ -259,7 +255,7 @@ pub(super) fn conv<
                         let image = &x[line / down * size.h * size.w * c..];
                         let (line, column) = (line % down * M::STEP, i % across * M::STEP);
                         let pixels = pixels(&size, image, line, column);
-                        transform_tile::<M, IN, PRODUCTS, OUT>(values, &pixels, c);
+                        transform_tile::<M, IN, PRODUCTS>(values, &pixels, c);
                     });
             }
             let products = &mut products[..multiples * count * width];
@@ -298,7 +294,7 @@ pub(super) fn conv<
                     let columns = OUT.min(ow - OUT * tile);
                     let y = &mut y[OUT * tile * out + first..];
                     let steps = [count * width, ow * out, out, columns];
-                    interpolate::<M, IN, PRODUCTS, OUT>(y, values, bias, steps);
+                    interpolate::<M, IN, PRODUCTS>(y, values, bias, steps);
                 }
             });
         }
@@ -325,12 +321,7 @@ fn lanes(x: &[f32]) -> &Lanes {
 }
 
 #[multiversion(targets = "simd")]
-fn transform_tile<
-    M: Method<IN, PRODUCTS, OUT>,
-    const IN: usize,
-    const PRODUCTS: usize,
-    const OUT: usize,
->(
+fn transform_tile<M: Method<IN, PRODUCTS>, const IN: usize, const PRODUCTS: usize>(
     values: &mut [f32],
     pixels: &[[Option<&[f32]>; IN]; IN],
     c: usize,
@@ -352,12 +343,7 @@ fn transform_tile<
 }
 
 #[multiversion(targets = "simd")]
-fn transform_kernel<
-    M: Method<IN, PRODUCTS, OUT>,
-    const IN: usize,
-    const PRODUCTS: usize,
-    const OUT: usize,
->(
+fn transform_kernel<M: Method<IN, PRODUCTS>, const IN: usize, const PRODUCTS: usize>(
     values: &mut [f32],
     kernel: &[f32],
     c: usize,
@@ -380,12 +366,7 @@ fn transform_kernel<
 /// Writes the outputs of one tile for as many channels as `bias` has: values of one product to the next are `point` apart,
 /// lines of `y` are `line` apart, of which there may be fewer than a tile has, and pixels `pixel`.
 #[multiversion(targets = "simd")]
-fn interpolate<
-    M: Method<IN, PRODUCTS, OUT>,
-    const IN: usize,
-    const PRODUCTS: usize,
-    const OUT: usize,
->(
+fn interpolate<M: Method<IN, PRODUCTS>, const IN: usize, const PRODUCTS: usize>(
     y: &mut [f32],
     values: &[f32],
     bias: &[f32],
