@@ -103,6 +103,7 @@ fn main() {
         [8, 1280, 1280, 4, 1],
         [8, 320, 320, 32, 2],
         [8, 8, 320, 32, 1],
+        [16, 8, 320, 32, 1],
         [8, 320, 4, 32, 1],
         [1, 4, 512, 64, 1],
         [1, 512, 512, 64, 1],
@@ -128,6 +129,32 @@ fn main() {
                 stride,
                 Padding::same(1),
             );
+        });
+    }
+    // The VAE's three upsamplers and the UNet's, with 8 frames and guidance at 256x256.
+    for [n, c, size] in [
+        [1, 512, 64],
+        [1, 512, 128],
+        [1, 256, 256],
+        [16, 1280, 4],
+        [16, 1280, 8],
+        [16, 640, 16],
+    ] {
+        let name = format!("upsample {n}x{size}x{size} {c}");
+        if left_out(&name) {
+            continue;
+        }
+        let x = random([n, size, size, c]);
+        let w = random([c, 3, 3, c]).permute([0, 3, 1, 2]);
+        let bias = random([c]);
+        let flops = 2 * n * (2 * size).pow(2) * c * c * 9;
+        report(format!("{name} in two steps"), flops, &mut || {
+            let x = nearest_resize(x.clone(), 2 * size, 2 * size);
+            let bias = bias.clone().unsqueeze();
+            conv2d(x, w.clone(), Some(bias), 1, Padding::same(1));
+        });
+        report(format!("{name} and conv"), flops, &mut || {
+            upsample_conv2d(x.clone(), w.clone(), Some(bias.clone()));
         });
     }
     for [b, f, s, c] in [

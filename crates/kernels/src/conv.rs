@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
 use crate::{
+    nearest_resize,
     precision::widened,
     trace::{Operation, note},
 };
@@ -94,6 +95,36 @@ pub fn conv2d<B: Backend>(
         None => y,
     };
     y.cast(dtype)
+}
+
+/// Doubles the size by repeating pixels, then convolves with stride 1 and as much zero padding as keeps the size.
+///
+/// On the CPU, a 3×3 convolution of many channels never makes the doubled image.
+///
+/// # Shapes
+/// `x [n, h, w, in]`, `weight [out, in, k, k]` with odd `k`, `bias [out]` → `[n, 2h, 2w, out]`
+pub fn upsample_conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 4> {
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::in_f32(x, |x| {
+        let bias = bias.clone().map(crate::flex::widen);
+        upsample_conv2d(x, crate::flex::widen(weight.clone()), bias)
+    }) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    #[cfg(feature = "flex")]
+    let x = match crate::flex::try_upsample_conv2d(x, &weight, bias.as_ref()) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    let [_, h, w, _] = x.dims();
+    let padding = Padding::same(weight.dims()[2] / 2);
+    let x = nearest_resize(x, 2 * h, 2 * w);
+    conv2d(x, weight, bias.map(|bias| bias.unsqueeze()), 1, padding)
 }
 
 /// With zeros before and after it along an axis. (burn 0.21's `pad` fails in half precision: it pads with f32.)

@@ -20,7 +20,7 @@ mod flex;
 pub use activation::{add, geglu, gelu, silu};
 pub use attention::{Mask, attention, frame_attention};
 pub use check::check;
-pub use conv::{Padding, conv2d, frame_conv};
+pub use conv::{Padding, conv2d, frame_conv, upsample_conv2d};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::{has_gpu_kernels, launches, record_launches};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};

@@ -267,6 +267,58 @@ fn convolutions_of_the_real_model() {
     }
 }
 
+/// The doubled image and its convolution in one, where Winograd's method pays and where it does not.
+#[test]
+fn upsampling_convolutions() {
+    for (dims @ [n, h, w, c], out) in [
+        ([2, 16, 16, 64], 64),
+        ([1, 9, 14, 64], 32),
+        ([1, 33, 31, 32], 48),
+        ([16, 4, 4, 96], 64),
+        ([5, 1, 7, 32], 32),
+        ([1, 2, 2, 32], 32),
+        ([2, 5, 3, 4], 6),
+    ] {
+        let (weight, bias) = ([out, c, 3, 3], [out]);
+        let ours = upsample_conv2d(data(dims, 1), data(weight, 2), Some(data(bias, 3)));
+        let (x, weight) = (data::<Flex, 4>(dims, 1), data::<Flex, 4>(weight, 2));
+        let (x, weight, bias) = (values(x), values(weight), values(data::<Flex, 1>(bias, 3)));
+        let mut exact = Vec::new();
+        for i in 0..n * 2 * h * 2 * w * out {
+            let (image, line, column, k) = (
+                i / (out * 4 * w * h),
+                i / (out * 2 * w) % (2 * h),
+                i / out % (2 * w),
+                i % out,
+            );
+            let mut sum = f64::from(bias[k]);
+            for (a, b) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                let (line, column) = (line + a, column + b);
+                if (1..=2 * h).contains(&line) && (1..=2 * w).contains(&column) {
+                    let pixel = (image * h + (line - 1) / 2) * w + (column - 1) / 2;
+                    let product = |m: usize| {
+                        f64::from(x[pixel * c + m]) * f64::from(weight[(k * c + m) * 9 + 3 * a + b])
+                    };
+                    sum += (0..c).map(product).sum::<f64>();
+                }
+            }
+            exact.push(sum);
+        }
+        assert_exact::<4>(1e-6, ours, &exact);
+    }
+    // Without a bias, and with another kernel.
+    check!(4, || upsample_conv2d(
+        data([2, 16, 16, 32], 1),
+        data([32, 32, 3, 3], 2),
+        None
+    ));
+    check!(4, || upsample_conv2d(
+        data([2, 6, 5, 32], 1),
+        data([40, 32, 1, 1], 2),
+        Some(data([40], 3))
+    ));
+}
+
 #[test]
 fn frame_convolutions() {
     for (dims @ [_, _, _, c], out) in [
@@ -360,6 +412,11 @@ fn threads_do_not_change_the_bits() {
             1,
             Padding::same(1),
         );
+        let x = upsample_conv2d(
+            x.narrow(1, 3, 16).narrow(2, 3, 16),
+            data([96, 96, 3, 3], 9),
+            None,
+        );
         let x = group_norm(
             x.reshape([4, 1024, 96]),
             data([96], 4),
@@ -434,6 +491,11 @@ fn half_precision_is_f32_rounded() {
             |x, w| conv2d(x, w, None, 1, Padding::same(1)),
             x4([2, 9, 11, 16], 13),
             x4([24, 16, 3, 3], 14)
+        );
+        same!(
+            |x, w| upsample_conv2d(x, w, None),
+            x4([2, 8, 8, 32], 24),
+            x4([32, 32, 3, 3], 25)
         );
         same!(
             frame_conv,

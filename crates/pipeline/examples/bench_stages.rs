@@ -1,13 +1,13 @@
 //! Speed of a device and of every stage of the model on it. `cargo xtask bench stages` runs it on the CPU, `cargo xtask bench
 //! gpu` builds and packs it for a machine without cargo.
 //!
-//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--steps N] [--launches]
+//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--only clip|unet|vae] [--steps N] [--launches]
 //!
 //! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
 //! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
 //! beside that of a large matrix product on the same device in the same precision. `--growth` measures the UNet's step at
-//! more frames and pixels instead: its cost has to grow as the operations do. `--launches` lists the kernels that one step of
-//! the UNet launches on a GPU.
+//! more frames and pixels instead: its cost has to grow as the operations do. `--only` leaves out the other stages.
+//! `--launches` lists the kernels that one step of the UNet launches on a GPU.
 
 use std::{convert::Infallible, error::Error, time::Instant};
 
@@ -23,6 +23,9 @@ use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
 use i2vgen_weights_converter::Component;
 
+/// What `--only` may name.
+const STAGES: [&str; 3] = ["clip", "unet", "vae"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut flag = |name: &str| {
@@ -33,10 +36,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let growth = flag("--growth").is_some();
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     let launches = flag("--launches").is_some() && i2vgen_kernels::record_launches();
-    let steps = match arguments.iter().position(|a| a == "--steps") {
-        Some(at) => arguments.drain(at..).nth(1).unwrap_or_default().parse()?,
-        None => 50,
+    let mut value = |name: &str| {
+        let at = arguments.iter().position(|a| a == name)?;
+        Some(arguments.drain(at..).take(2).nth(1).unwrap_or_default())
     };
+    let only = value("--only");
+    if let Some(other) = only.as_ref().filter(|o| !STAGES.contains(&o.as_str())) {
+        return Err(format!("'{other}' is none of {}", STAGES.join(", ")).into());
+    }
+    let steps = value("--steps").map_or(Ok(50), |steps| steps.parse())?;
     let dtype = match arguments.get(1).map(String::as_str) {
         None | Some("f16") => DType::F16,
         Some("bf16") => DType::BF16,
@@ -47,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dtype,
         small,
         growth,
+        only,
         steps,
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         launches,
@@ -71,6 +80,7 @@ struct Bench {
     dtype: DType,
     small: bool,
     growth: bool,
+    only: Option<String>,
     steps: usize,
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     launches: bool,
@@ -92,9 +102,17 @@ impl Bench {
             (false, true) => &[[256, 256, 8]],
             (false, false) => &[[256, 256, 16], [512, 512, 16], [704, 1280, 16]],
         };
-        self.clip::<B>(device, peak)?;
-        self.unet::<B>(sizes, device, peak)?;
-        self.vae::<B>(device, peak)
+        let asked = |stage: &str| self.only.as_ref().is_none_or(|only| only == stage);
+        if asked("clip") {
+            self.clip::<B>(device, peak)?;
+        }
+        if asked("unet") {
+            self.unet::<B>(sizes, device, peak)?;
+        }
+        if asked("vae") {
+            self.vae::<B>(device, peak)?;
+        }
+        Ok(())
     }
 
     fn random<B: Backend, const D: usize>(
@@ -268,6 +286,21 @@ impl Bench {
         let flops = self.flops("vae_decode", [height, width], 1)?;
         let name = format!("VAE decode, one frame of {width}x{height}");
         print(&name, seconds, flops, peak);
+        // A video's frames one after the other, as is the default, and all at once.
+        let z = self.random::<B, 4>([4, 4, height / factor, width / factor], device);
+        for (chunk, way) in [(1, "one by one"), (4, "at once")] {
+            let seconds = time::<B, _, _>(device, || {
+                let frames: Result<Vec<_>, _> = z
+                    .clone()
+                    .split(chunk, 0)
+                    .into_iter()
+                    .map(|z| vae.decode(z))
+                    .collect();
+                frames.map(|frames| Tensor::cat(frames, 0))
+            })?;
+            let name = format!("VAE decode, 4 frames {way}");
+            print(&name, seconds, 4.0 * flops, peak);
+        }
         Ok(())
     }
 
@@ -371,8 +404,8 @@ fn time<B: Backend, T, E: Into<Box<dyn Error>>>(
         Ok(start.elapsed().as_secs_f64())
     };
     let first = once()?;
-    let mut best = once()?;
     let limit = Instant::now();
+    let mut best = once()?;
     while limit.elapsed().as_secs_f64() < 3.0 {
         best = best.min(once()?);
     }

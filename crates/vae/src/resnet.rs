@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, GroupNorm, Padding, add, nearest_resize};
+use i2vgen_kernels::{Conv2d, GroupNorm, Padding, add};
 
 /// Epsilon of every norm in the VAE.
 pub(crate) const EPS: f64 = 1e-6;
@@ -84,7 +84,6 @@ impl<B: Backend> Upsample2D<B> {
     }
 
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [_, h, w, _] = x.dims();
-        self.conv.forward(nearest_resize(x, 2 * h, 2 * w))
+        self.conv.forward_upsampled(x)
     }
 }

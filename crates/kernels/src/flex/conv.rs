@@ -84,7 +84,7 @@ pub(crate) fn try_conv2d<B: Backend>(
         let bias = bias.map(|bias| unwrap(bias.clone()));
         let none = vec![0.0; out];
         let bias = bias.as_ref().map_or(&*none, values);
-        winograd::conv(image, &mut y, x, values(&weight), bias);
+        winograd::conv::<winograd::Plain, _, _>(image, &mut y, x, values(&weight), bias);
         return Ok(from_vec(y, [n, oh, ow, out]));
     }
     fill_images(&mut y, bias, n);
@@ -213,6 +213,40 @@ fn patches<T: Value>(
             }
         }
     }
+}
+
+/// The convolution of the image with every pixel doubled, from the image as it is.
+pub(crate) fn try_upsample_conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: &Tensor<B, 4>,
+    bias: Option<&Tensor<B, 1>>,
+) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
+    let [n, h, w, c] = x.dims();
+    let [out, _, kh, kw] = weight.dims();
+    let (oh, ow) = (2 * h, 2 * w);
+    let size = winograd::Size {
+        n,
+        h,
+        w,
+        c,
+        out,
+        top: 1,
+        left: 1,
+        oh,
+        ow,
+    };
+    let usable = usable(&x, weight, false).filter(|_| [kh, kw] == [3, 3] && size.pays());
+    let Some(weight) = usable else {
+        return Err(x);
+    };
+    let [x, weight] = [x, weight.permute([0, 2, 3, 1])].map(unwrap);
+    let bias = bias.map(|bias| unwrap(bias.clone()));
+    let none = vec![0.0; out];
+    let bias = bias.as_ref().map_or(&*none, values);
+    let mut y = zeros(n * oh * ow * out);
+    let [x, weight] = [values(&x), values(&weight)];
+    winograd::conv::<winograd::Enlarged, _, _>(size, &mut y, x, weight, bias);
+    Ok(from_vec(y, [n, oh, ow, out]))
 }
 
 /// A convolution to few channels: the products of every pixel with all of the kernel's positions first, then their sums.

@@ -20,7 +20,7 @@ mod winograd;
 pub(crate) use self::half::{in_f32, widen};
 pub(crate) use activation::{try_add, try_geglu, try_unary};
 pub(crate) use attention::{try_attention, try_frame_attention};
-pub(crate) use conv::{try_conv2d, try_frame_conv};
+pub(crate) use conv::{try_conv2d, try_frame_conv, try_upsample_conv2d};
 pub(crate) use linear::try_linear;
 pub(crate) use norm::{try_group_norm, try_layer_norm};
 pub(crate) use resize::try_nearest_resize;

@@ -49,6 +49,15 @@ impl<B: Backend> Conv2d<B> {
         crate::conv2d(x, self.weight.val(), bias, self.stride, padding)
     }
 
+    /// Of the image with every pixel doubled in both directions. Only for stride 1 and a padding that keeps the size.
+    ///
+    /// # Shapes
+    /// `[n, h, w, in]` → `[n, 2h, 2w, out]`
+    pub fn forward_upsampled(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let bias = self.bias.as_ref().map(|b| b.val());
+        crate::upsample_conv2d(x, self.weight.val(), bias)
+    }
+
     /// With `extra` added to the bias, one row for each run of `n / rows` images.
     ///
     /// # Shapes
