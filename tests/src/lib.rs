@@ -2,6 +2,8 @@
 
 pub mod hub_server;
 
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+
 /// The CPU's backend, or by feature `wgpu` or `cuda` that one. Feature `fusion` makes it the fused one.
 #[cfg(feature = "cuda")]
 pub type TestBackend = burn::backend::Cuda;
@@ -36,6 +38,32 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     // NaN counts as far away.
     off.fold(0.0, |m, v| if v <= m { m } else { v })
+}
+
+/// Numbers like a uniform distribution of mean 0 and variance 1: the same ones on every backend, whatever else is running.
+pub fn noise<B: Backend, const D: usize>(dims: [usize; D], seed: u64) -> Tensor<B, D> {
+    let count = dims.iter().product::<usize>() as u64;
+    let values: Vec<f32> = (0..count)
+        .map(|i| {
+            // What SplitMix64 makes of a counter.
+            let mut z = (i + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let unit = (z >> 40) as f32 / (1 << 24) as f32;
+            (2.0 * unit - 1.0) * 3f32.sqrt()
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, dims), &Default::default())
+}
+
+/// Whether the tests' backend computes in `dtype`. Where it does not, this says that a test passes over it; the CPU's has to.
+pub fn computes_in(dtype: DType) -> bool {
+    let here = TestBackend::supports_dtype(&Default::default(), dtype);
+    if !here {
+        println!("NOT TESTED: {dtype:?}, in which this device does not compute");
+        assert!(cfg!(any(feature = "wgpu", feature = "cuda")), "{dtype:?}");
+    }
+    here
 }
 
 /// A path in the repository.

@@ -4,16 +4,27 @@
 
 #[path = "../../crates/kernels/tests/check.rs"]
 mod check;
+mod converted_originals;
+mod deep_cache;
 mod demo_model;
 #[path = "../../crates/unet3d/tests/freeu.rs"]
 mod freeu;
+mod half_precision;
 #[path = "../../crates/kernels/tests/oracle.rs"]
 mod oracle;
 mod pipeline_goldens;
 #[path = "../../crates/schedulers/tests/samplers.rs"]
 mod samplers;
+mod second_stage_unet;
+mod streamed_unet;
 #[path = "../../crates/vae/tests/tiling.rs"]
 mod tiling;
 #[path = "../../crates/clip-encoders/tests/towers.rs"]
 mod towers;
+mod two_stages;
 mod unet_configs;
+#[path = "../../crates/unet3d/tests/deep_cache.rs"]
+mod unet_deep_cache;
+mod video_to_video;
+#[path = "../../crates/clip-encoders/tests/weighting.rs"]
+mod weighting;

@@ -8,8 +8,7 @@ use i2vgen_pipeline::{
     StartFrames, StartVideo, decode_image,
 };
 use i2vgen_schedulers::StepArgs;
-use i2vgen_tests::TestBackend;
-use i2vgen_tests::distance;
+use i2vgen_tests::{SLACK, TestBackend, distance};
 use i2vgen_unet3d::DeepCache;
 use safetensors::SafeTensors;
 
@@ -127,7 +126,7 @@ fn equals_a_loop_by_hand() {
         let found = every(interval, &options).values;
         let off = distance(&found, &by_hand(full));
         println!("every {interval}: off by {off:.1e}");
-        assert!(off <= 1e-3, "every {interval}: {off}");
+        assert!(off <= 1e-3 * SLACK, "every {interval}: {off}");
         let nearest = seen.iter().map(|other| distance(&found, other));
         let nearest = nearest.fold(f32::INFINITY, f32::min);
         assert!(nearest > 1e-2, "every {interval}: {nearest}");
@@ -195,7 +194,7 @@ fn halves_batches_and_layers_from_disk() {
         ..options.clone()
     };
     let found = run(&prompts, &split);
-    assert!(distance(&found.values, &whole.values) <= 1e-4);
+    assert!(distance(&found.values, &whole.values) <= 1e-4 * SLACK);
     let streamed = GenerateOptions {
         stream_unet: true,
         ..split
@@ -210,7 +209,7 @@ fn halves_batches_and_layers_from_disk() {
         };
         let alone = run(&prompts[video / 2..=video / 2], &alone);
         let off = distance(&alone.values, &whole.values[video * part..][..part]);
-        assert!(off <= 1e-4, "video {video}: {off}");
+        assert!(off <= 1e-4 * SLACK, "video {video}: {off}");
     }
 }
 

@@ -1,24 +1,20 @@
 //! f16 and bf16 against f32, module by module and end to end, with the demo model.
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Distribution, Int, Tensor, TensorData, activation, backend::Backend},
-};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 use i2vgen_clip_encoders::{CLIPTextModel, CLIPVisionModelWithProjection};
 use i2vgen_kernels::{Mask, attention, group_norm};
 use i2vgen_pipeline::{GenerateOptions, I2VGenXLPipeline, decode_image};
+use i2vgen_tests::{TestBackend, computes_in, noise};
 use i2vgen_unet3d::I2VGenXLUNet;
 use i2vgen_vae::AutoencoderKL;
 
-type B = Flex;
+type B = TestBackend;
+
+const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 
 /// What the model makes of the same inputs in some dtype, in order: text, picture, moments' mean, decoded picture, noise.
 fn modules(dtype: DType) -> [(&'static str, Vec<f32>); 5] {
     let (folder, device) = (i2vgen_demo_model::folder(), Default::default());
-    B::seed(&device, 7);
-    let noise = |dims: [usize; 4]| -> Tensor<B, 4> {
-        Tensor::random(dims, Distribution::Normal(0.0, 1.0), &device)
-    };
     let part = |name| folder.subfolder(name).unwrap();
     let text = CLIPTextModel::<B>::from_folder(&part("text_encoder"), None, dtype, 0, &device);
     let text = text.unwrap();
@@ -30,17 +26,18 @@ fn modules(dtype: DType) -> [(&'static str, Vec<f32>); 5] {
     let vision = CLIPVisionModelWithProjection::<B>::from_folder(&vision, None, dtype, &device);
     let vision = vision.unwrap();
     let side = vision.config.image_size;
-    let picture = vision.forward(noise([1, 3, side, side])).unwrap();
+    let picture = vision
+        .forward(noise::<B, 4>([1, 3, side, side], 1))
+        .unwrap();
 
     let vae = AutoencoderKL::<B>::from_folder(&part("vae"), None, dtype, &device).unwrap();
     assert_eq!(vae.dtype(), dtype);
-    let pixels = (noise([1, 3, 64, 64]) * 0.5).clamp(-1.0, 1.0);
+    let pixels = (noise::<B, 4>([1, 3, 64, 64], 2) * 0.5).clamp(-1.0, 1.0);
     let latents = vae.encode(pixels).unwrap().mode();
-    let decoded = vae.decode(noise([1, 4, 8, 8])).unwrap();
+    let decoded = vae.decode(noise::<B, 4>([1, 4, 8, 8], 3)).unwrap();
 
     let unet = I2VGenXLUNet::<B>::from_folder(&part("unet"), None, dtype, &device).unwrap();
-    let video = |x: Tensor<B, 4>| x.reshape([1, 4, 8, 8, 8]);
-    let (images, x) = (video(noise([4, 8, 8, 8])), video(noise([4, 8, 8, 8])));
+    let [images, x] = [4, 5].map(|seed| noise::<B, 5>([1, 4, 8, 8, 8], seed));
     let image = picture.clone().unsqueeze_dim::<3>(1);
     let conditioning = unet.prepare(text.clone(), image, images, 8.0, 1.0).unwrap();
     let predicted = unet.forward(x, 500.0, &conditioning).unwrap();
@@ -69,7 +66,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn every_module() {
     let exact = modules(DType::F32);
-    for dtype in [DType::F16, DType::BF16] {
+    for dtype in HALVES.into_iter().filter(|dtype| computes_in(*dtype)) {
         for ((name, half), (_, full)) in modules(dtype).iter().zip(&exact) {
             assert_eq!(half.len(), full.len());
             let cosine = cosine(half, full);
@@ -100,7 +97,7 @@ fn frames() {
         video.unwrap().values().to_vec()
     };
     let exact = frames(DType::F32);
-    for dtype in [DType::F16, DType::BF16] {
+    for dtype in HALVES.into_iter().filter(|dtype| computes_in(*dtype)) {
         let half = frames(dtype);
         let pairs = half.iter().zip(&exact);
         let squares = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
@@ -114,19 +111,15 @@ fn frames() {
 #[test]
 fn large_activations() {
     let device = Default::default();
-    B::seed(&device, 8);
-    let large = |dims: [usize; 3]| -> Tensor<B, 3> {
-        Tensor::random(dims, Distribution::Uniform(-60000.0, 60000.0), &device)
-    };
     let check = |half: Tensor<B, 3>, full: Tensor<B, 3>| {
         let (half, full) = (host(half), host(full));
         assert!(half.iter().all(|v| v.is_finite()));
         assert!(cosine(&half, &full) > 0.999);
     };
-    for dtype in [DType::F16, DType::BF16] {
+    for dtype in HALVES.into_iter().filter(|dtype| computes_in(*dtype)) {
         let rounded = |x: Tensor<B, 3>| x.cast(dtype).cast(DType::F32);
         let (x, ones, zeros) = (
-            rounded(large([2, 90, 64])),
+            rounded(noise::<B, 3>([2, 90, 64], 6) * (60000.0 / 3f32.sqrt())),
             Tensor::<B, 1>::ones([64], &device),
             Tensor::<B, 1>::zeros([64], &device),
         );

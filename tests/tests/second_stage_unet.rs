@@ -1,17 +1,15 @@
 //! `UNet3DConditionModel` against diffusers (`goldens/unet3d`), and its MS-Vid2Vid-XL variant against an independent
 //! implementation (`goldens/vid2vid`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use burn::{
-    backend::Flex,
-    tensor::{Tensor, TensorData},
-};
+use burn::tensor::{Tensor, TensorData};
+use i2vgen_tests::{SLACK, TestBackend, repository};
 use i2vgen_unet3d::{UNet3DConditionModel, UNetError};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-type UNet = UNet3DConditionModel<Flex>;
+type UNet = UNet3DConditionModel<TestBackend>;
 
 struct Goldens {
     folder: PathBuf,
@@ -21,9 +19,7 @@ struct Goldens {
 
 impl Goldens {
     fn read(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("goldens")
-            .join(name);
+        let folder = repository("tests/goldens").join(name);
         let read = |file: &str| std::fs::read(folder.join(file)).expect(file);
         Self {
             bytes: read("cases.safetensors"),
@@ -36,7 +32,7 @@ impl Goldens {
         UNet::from_pretrained(self.folder.join(model), &Default::default()).expect(model)
     }
 
-    fn tensor<const D: usize>(&self, name: &str) -> Tensor<Flex, D> {
+    fn tensor<const D: usize>(&self, name: &str) -> Tensor<TestBackend, D> {
         let file = SafeTensors::deserialize(&self.bytes).expect("golden");
         let tensor = file.tensor(name).expect(name);
         let (words, _) = tensor.data().as_chunks::<4>();
@@ -76,7 +72,7 @@ fn as_diffusers() {
             unet.enable_freeu(s1, s2, b1, b2).expect("finite");
         }
         let error = goldens.error(&unet, case);
-        assert!(error <= 2e-5, "{case}: {error}");
+        assert!(error <= 2e-5 * SLACK, "{case}: {error}");
         count += 1;
     }
     assert!(count >= 10);
@@ -89,7 +85,7 @@ fn ms_vid2vid() {
     let mut count = 0;
     for case in goldens.names() {
         let error = goldens.error(&unet, case);
-        assert!(error <= 1e-5, "{case}: {error}");
+        assert!(error <= 1e-5 * SLACK, "{case}: {error}");
         count += 1;
     }
     assert!(count >= 4);

@@ -1,22 +1,20 @@
 //! `VideoToVideoPipeline` against diffusers' `VideoToVideoSDPipeline` (`goldens/video_to_video`), and what diffusers does not
 //! have: several prompts, windows, MS-Vid2Vid-XL.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use burn::{
-    backend::Flex,
-    tensor::{DType, Tensor},
-};
+use burn::tensor::{DType, Tensor};
 use i2vgen_checkpoint::Folder;
 use i2vgen_pipeline::{
     Compat, Latents, OutputType, PipelineError, Prompt, Vid2VidSolver, Video, VideoInput,
     VideoToVideoOptions, VideoToVideoPipeline, Windows,
 };
+use i2vgen_tests::{SLACK, TestBackend, distance, repository};
 use i2vgen_unet3d::{UNet3DConditionModel, UNet3DConditionModelConfig};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-type Pipeline = VideoToVideoPipeline<Flex>;
+type Pipeline = VideoToVideoPipeline<TestBackend>;
 
 struct Goldens {
     bytes: Vec<u8>,
@@ -24,9 +22,7 @@ struct Goldens {
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("goldens")
-        .join(name)
+    repository("tests/goldens").join(name)
 }
 
 fn pipeline() -> Pipeline {
@@ -72,7 +68,7 @@ impl Goldens {
         let (values, shape) = self.f32("video.latents");
         let [n, f, c, h, w] = shape.try_into().expect("rank 5");
         let data = burn::tensor::TensorData::new(values, [n, f, c, h, w]);
-        let x = Tensor::<Flex, 5>::from_data(data, &Default::default());
+        let x = Tensor::<TestBackend, 5>::from_data(data, &Default::default());
         Latents::from_tensor(x.permute([0, 2, 1, 3, 4]))
     }
 }
@@ -94,13 +90,6 @@ fn options(case: &Value) -> (String, VideoToVideoOptions) {
         ..Default::default()
     };
     (text("prompt"), options)
-}
-
-fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    // NaN must not pass for a small difference.
-    off.fold(0.0, |m, d| if d <= m { m } else { d })
 }
 
 #[test]
@@ -130,16 +119,16 @@ fn every_case() {
         assert_eq!(timesteps, expected, "{name}");
         let (expected, shape) = goldens.f32(&format!("{name}.latents"));
         assert_eq!(run.latents.shape[..], shape[..], "{name}");
-        let error = largest_difference(&run.latents.values, &expected);
+        let error = distance(&run.latents.values, &expected);
         println!("{name}: {error:.1e}");
-        assert!(error <= 1e-4, "{name}: {error}");
+        assert!(error <= 1e-4 * SLACK, "{name}: {error}");
         worst = worst.max(error);
         if ["base", "latents"].contains(&name.as_str()) {
             let (frames, _) = goldens.f32(&format!("{name}.frames"));
             let video = run.video.expect("frames");
-            let error = largest_difference(video.values(), &frames);
+            let error = distance(video.values(), &frames);
             println!("{name}, frames: {error:.1e}");
-            assert!(error <= 1e-4, "{name}: {error}");
+            assert!(error <= 1e-4 * SLACK, "{name}: {error}");
         }
         count += 1;
     }
@@ -192,9 +181,9 @@ fn prompts_in_a_batch_are_as_alone() {
             )
         })
         .collect();
-    assert!(largest_difference(&alone[0], &alone[1]) > 0.1);
-    let error = largest_difference(&both, &alone.concat());
-    assert!(error <= 1e-5, "{error}");
+    assert!(distance(&alone[0], &alone[1]) > 0.1);
+    let error = distance(&both, &alone.concat());
+    assert!(error <= 1e-5 * SLACK, "{error}");
     // One after the other, or from disk layer by layer: the same.
     for (split_guidance, stream_unet) in [(true, false), (false, true)] {
         let other = latents(
@@ -206,7 +195,7 @@ fn prompts_in_a_batch_are_as_alone() {
                 ..options.clone()
             },
         );
-        assert!(largest_difference(&other, &alone[0]) <= 1e-5);
+        assert!(distance(&other, &alone[0]) <= 1e-5 * SLACK);
     }
 }
 
@@ -264,7 +253,7 @@ fn ms_vid2vid() {
         upsample_crop_rows: 1,
         ..Default::default()
     };
-    let unet = UNet3DConditionModel::<Flex>::new(config, &device).expect("builds");
+    let unet = UNet3DConditionModel::<TestBackend>::new(config, &device).expect("builds");
     unet.save_pretrained(folder.path(), DType::F32)
         .expect("saves");
     let open = || Folder::open(folder.path()).expect("opens");

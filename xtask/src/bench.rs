@@ -31,10 +31,12 @@ pub(crate) enum Bench {
 
 /// What runs there: both sides in one session, with the memory that the GPU says is used.
 const SCRIPT: &str = r#"#!/usr/bin/env bash
-# ./run.sh [DEVICE] [f16|bf16|f32] [--small]     DEVICE is cuda (default) or wgpu
+# ./run.sh [DEVICE] [f16|bf16|f32] [--small] [--launches]     DEVICE is cuda or wgpu; without any: cuda where there is NVIDIA
 set -eu
 cd "$(dirname "$0")"
-[ $# -gt 0 ] || set -- cuda f16
+if [ $# = 0 ]; then
+    if command -v nvidia-smi >/dev/null; then set -- cuda f16; else set -- wgpu f16; fi
+fi
 if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >memory.log &

@@ -56,6 +56,17 @@ pub(crate) fn dispatch(device: &str, task: impl Task) -> Result<(), Failure> {
     }
 }
 
+/// Bytes of the largest tensor that a device can hold, if it says so.
+pub(crate) fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    return i2vgen_kernels::largest_tensor::<B>(device);
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+    {
+        let _ = device;
+        None
+    }
+}
+
 /// How a program with that backend is had.
 fn how_to_build(name: &str) -> String {
     format!("build it with: cargo build --release --features {name}")

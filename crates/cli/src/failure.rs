@@ -23,6 +23,13 @@ pub(crate) enum Failure {
         /// Of how many.
         total: usize,
     },
+    /// Of a device that cannot hold what is asked for, before it computed.
+    TooLarge {
+        /// As `--device` calls it.
+        device: String,
+        /// What is too large for it, and what to do.
+        problem: String,
+    },
     /// Of a GPU or its driver, while it computed.
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     Device {
@@ -39,6 +46,7 @@ impl Failure {
         match self {
             Self::Pipeline(PipelineError::Cancelled) => ExitCode::from(130),
             Self::Jobs { .. } | Self::Check { .. } => ExitCode::from(1),
+            Self::TooLarge { .. } => ExitCode::from(3),
             #[cfg(any(feature = "cuda", feature = "wgpu"))]
             Self::Device { .. } => ExitCode::from(3),
             _ => ExitCode::from(2),
@@ -59,11 +67,11 @@ impl std::fmt::Display for Failure {
                 f,
                 "{failed} of {total} operations are computed wrong here, see above; use another device or driver"
             ),
+            Self::TooLarge { device, problem } => write!(f, "--device: {device}: {problem}"),
             #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            Self::Device { device, problem } => write!(
-                f,
-                "{device} failed; try a smaller size, --split-guidance, --vae-tiling, a newer driver or --device cpu: {problem}"
-            ),
+            Self::Device { device, problem } => {
+                write!(f, "{device} failed; {}: {problem}", advice(problem))
+            }
             Self::Jobs { lines, total } => {
                 let names: Vec<_> = lines.iter().map(usize::to_string).collect();
                 let (failed, names) = (lines.len(), names.join(", "));
@@ -76,8 +84,62 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// What may help against what burn, wgpu or a driver says.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn advice(problem: &str) -> &'static str {
+    let problem = problem.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    if says(&[
+        "buffertoobig",
+        "out of memory",
+        "out_of_memory",
+        "too large",
+    ]) {
+        "it has not enough memory, or too small buffers; use a smaller --height, --width or --num-frames, --memory low, \
+         --vae-tiling or --decode-chunk-size 1"
+    } else if says(&["lost"]) {
+        "it was lost; start again, and use a newer driver or --device cpu if that does not help"
+    } else if says(&["compil", "shader"]) {
+        "a kernel cannot be compiled; use a newer driver or another device ('i2vgen warmup --check' tests every shape)"
+    } else {
+        "try a smaller size, --memory low, a newer driver or --device cpu"
+    }
+}
+
 impl<E: Into<PipelineError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Pipeline(error.into())
+    }
+}
+
+#[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
+mod tests {
+    use super::advice;
+
+    #[test]
+    fn advice_is_about_the_problem() {
+        for (problem, word) in [
+            (
+                "wgpu error: Out of Memory Caused by: In Device::create_buffer",
+                "--vae-tiling",
+            ),
+            (
+                "Io(BufferTooBig { size: 268435456, backtrace:",
+                "--decode-chunk-size",
+            ),
+            (
+                "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+                "--memory low",
+            ),
+            ("Validation Error Caused by: Parent device is lost", "lost"),
+            ("CompilationError: nvrtc says no", "compiled"),
+            ("no reason given", "--device cpu"),
+        ] {
+            assert!(
+                advice(problem).contains(word),
+                "{problem}: {}",
+                advice(problem)
+            );
+        }
     }
 }

@@ -66,8 +66,21 @@ impl Model {
         &self,
         device: &B::Device,
     ) -> Result<I2VGenXLPipeline<B>, PipelineError> {
+        self.check_dtype::<B>(device)?;
         let (folder, variant) = (self.folder.clone(), self.variant.as_deref());
         I2VGenXLPipeline::from_folder(folder, variant, self.dtype.into(), device)
+    }
+
+    /// Whether the device computes in the precision that is asked for.
+    pub(crate) fn check_dtype<B: Backend>(&self, device: &B::Device) -> Result<(), PipelineError> {
+        if B::supports_dtype(device, self.dtype.into()) {
+            return Ok(());
+        }
+        let (dtype, device) = (format!("{:?}", self.dtype).to_lowercase(), &self.device);
+        Err(PipelineError::Option {
+            name: "dtype",
+            problem: format!("{device} does not compute in {dtype}; use another, like f32"),
+        })
     }
 
     /// What one process can have only one of.

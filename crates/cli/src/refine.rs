@@ -223,6 +223,7 @@ struct Refine {
 impl Task for Refine {
     fn run<B: Backend>(self, device: &B::Device) -> Result<(), Failure> {
         let (args, model) = (&self.args, &self.model);
+        model.check_dtype::<B>(device)?;
         let pipeline = VideoToVideoPipeline::<B>::from_folder(
             model.folder.clone(),
             self.base.as_ref(),

@@ -18,6 +18,7 @@ use image::RgbImage;
 
 use crate::{
     continuation::Source,
+    device::largest_tensor,
     failure::Failure,
     job::Job,
     model::Model,
@@ -119,24 +120,31 @@ impl<'a, B: Backend> Session<'a, B> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Refuses what would not fit, unless the user insists, and options that are out of range, before weights are loaded.
+    /// Refuses what would not fit in memory or in the device's buffers, unless the user insists, and options that are out
+    /// of range, before weights are loaded.
     fn check_memory(&self, job: &Job) -> Result<(), Failure> {
         let prompts = job.prompt.count();
         let estimate = self
             .pipeline
             .estimate(prompts, self.model.keep_resident, &job.options)?;
-        let (Some(estimate), Some(memory)) = (estimate, self.memory) else {
+        let Some(estimate) = estimate else {
             return Ok(());
         };
-        let Err(problem) = estimate.fits(memory) else {
-            return Ok(());
-        };
-        if job.settings.allow_oversize != Some(true) {
-            let insist = "or insist with --allow-oversize";
-            return Err(Failure::Input(format!("{problem}, {insist}")));
-        }
-        if !self.quiet {
-            eprintln!("warning: {problem}");
+        let memory = self.memory.map(|memory| estimate.fits(memory));
+        let buffers = largest_tensor::<B>(&self.device).map(|limit| estimate.fits_buffers(limit));
+        let allowed = job.settings.allow_oversize == Some(true);
+        let insist = "or insist with --allow-oversize";
+        for (result, of_device) in [(memory, false), (buffers, true)] {
+            let Some(Err(problem)) = result else { continue };
+            match (allowed, of_device) {
+                (false, false) => return Err(Failure::Input(format!("{problem}, {insist}"))),
+                (false, true) => {
+                    let device = self.model.device.clone();
+                    return Err(Failure::TooLarge { device, problem });
+                }
+                (true, _) if !self.quiet => eprintln!("warning: {problem}"),
+                (true, _) => {}
+            }
         }
         Ok(())
     }

@@ -89,6 +89,10 @@ struct Bench {
 
 impl Bench {
     fn run<B: Backend>(&self, device: &B::Device) -> Result<(), Box<dyn Error>> {
+        if !B::supports_dtype(device, self.dtype) {
+            let (name, dtype) = (B::name(device), self.dtype);
+            return Err(format!("{name} does not compute in {dtype:?} here; use f32").into());
+        }
         println!("{} in {:?}", B::name(device), self.dtype);
         println!("{:44}{:>10}{:>10}{:>8}", "", "ms", "TFLOP/s", "ratio");
         let peak = self.ceilings::<B>(device)?;
@@ -224,20 +228,28 @@ impl Bench {
     ) -> Result<(), Box<dyn Error>> {
         let config: I2VGenXLUNetConfig = match self.small {
             false => serde_json::from_str(Component::Unet.published_config())?,
-            true => serde_json::from_str(include_str!("../../demo-model/model/unet/config.json"))?,
+            true => i2vgen_demo_model::folder()
+                .subfolder("unet")?
+                .read_json("config.json")?,
         };
         let width = config.cross_attention_dim;
         let unet = I2VGenXLUNet::<B>::new(config, device)?;
         let unet = unet.map(&mut Cast::to(self.dtype));
         for &[height, width_of_frame, frames] in sizes {
             let (h, w) = (height / 8, width_of_frame / 8);
-            let prepared = unet.prepare(
-                self.random([2, 77, width], device),
-                self.random([2, 1, width], device),
-                self.random([1, 4, frames, h, w], device),
-                16.0,
-                1.0,
-            )?;
+            let (text, image) = (
+                self.random::<B, 3>([2, 77, width], device),
+                self.random::<B, 3>([2, 1, width], device),
+            );
+            let images = self.random::<B, 5>([1, 4, frames, h, w], device);
+            let prepare = || unet.prepare(text.clone(), image.clone(), images.clone(), 16.0, 1.0);
+            let prepared = prepare()?;
+            let size = format!("{width_of_frame}x{height}, {frames} frames");
+            if !self.growth {
+                let seconds = time::<B, _, _>(device, prepare)?;
+                let flops = self.flops("unet_prepare", [height, width_of_frame], frames)?;
+                print(&format!("UNet, once, {size}"), seconds, flops, peak);
+            }
             let x = self.random::<B, 5>([1, 4, frames, h, w], device);
             let seconds = time::<B, _, _>(device, || unet.forward(x.clone(), 500.0, &prepared))?;
             #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -247,7 +259,7 @@ impl Bench {
                 B::sync(device).map_err(|e| format!("{e:?}"))?;
                 list(&i2vgen_kernels::launches());
             }
-            let name = format!("UNet step, guidance, {width_of_frame}x{height}, {frames} frames");
+            let name = format!("UNet step, guidance, {size}");
             let flops = self.flops("denoise", [height, width_of_frame], frames)?;
             print(&name, seconds, flops, peak);
             if !self.growth {
@@ -264,7 +276,9 @@ impl Bench {
     fn vae<B: Backend>(&self, device: &B::Device, peak: f64) -> Result<(), Box<dyn Error>> {
         let config: AutoencoderKLConfig = match self.small {
             false => serde_json::from_str(Component::Vae.published_config())?,
-            true => AutoencoderKLConfig::default(),
+            true => i2vgen_demo_model::folder()
+                .subfolder("vae")?
+                .read_json("config.json")?,
         };
         let vae = AutoencoderKL::<B>::new(config, device)?.map(&mut Cast::to(self.dtype));
         let [height, width] = match (self.small, self.on_cpu) {
@@ -304,24 +318,26 @@ impl Bench {
         Ok(())
     }
 
-    /// Operations of one run of a stage of the published model; none are known of toy sizes.
+    /// Operations of one run of a stage of the published model, or of the demo's.
     fn flops(
         &self,
         stage: &str,
         [height, width]: [usize; 2],
         frames: usize,
     ) -> Result<f64, Box<dyn Error>> {
-        if self.small {
-            return Ok(f64::NAN);
-        }
-        let files: Vec<(&'static str, &'static [u8])> = [
-            ("text_encoder/config.json", Component::TextEncoder),
-            ("image_encoder/config.json", Component::ImageEncoder),
-            ("unet/config.json", Component::Unet),
-            ("vae/config.json", Component::Vae),
-        ]
-        .map(|(name, component)| (name, component.published_config().as_bytes()))
-        .to_vec();
+        let folder = if self.small {
+            i2vgen_demo_model::folder()
+        } else {
+            let files: Vec<(&'static str, &'static [u8])> = [
+                ("text_encoder/config.json", Component::TextEncoder),
+                ("image_encoder/config.json", Component::ImageEncoder),
+                ("unet/config.json", Component::Unet),
+                ("vae/config.json", Component::Vae),
+            ]
+            .map(|(name, component)| (name, component.published_config().as_bytes()))
+            .to_vec();
+            Folder::embedded(files.leak())
+        };
         let input = EstimateInput {
             height,
             width,
@@ -340,7 +356,7 @@ impl Bench {
             tiling: None,
             slicing: false,
         };
-        let estimate = estimate(&Folder::embedded(files.leak()), &input)?;
+        let estimate = estimate(&folder, &input)?;
         let stage = estimate.stages.iter().find(|s| s.name == stage);
         Ok(stage.map_or(f64::NAN, |s| s.flops_per_run as f64))
     }
@@ -370,20 +386,24 @@ impl<B: Backend> ModuleMapper<B> for Cast {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let x = param.val();
-        let narrow = self.dtype == DType::F32 && takes_half_weights::<B>();
-        let dtype = match narrow && self.in_layer && D > 1 {
+        let half = match B::supports_dtype(&param.lazy_device(), DType::F16) {
             true => DType::F16,
             false => self.dtype,
         };
+        let narrow = self.dtype == DType::F32 && takes_half_weights::<B>();
+        let dtype = match narrow && self.in_layer && D > 1 {
+            true => half,
+            false => self.dtype,
+        };
         let x = if D < 4 {
-            x.cast(DType::F16).cast(dtype)
+            x.cast(half).cast(dtype)
         } else {
             let mut last: [isize; D] = std::array::from_fn(|axis| axis as isize);
             last[1..].rotate_left(1);
             let mut second: [isize; D] = std::array::from_fn(|axis| axis as isize);
             second[1..].rotate_right(1);
-            let data = x.permute(last).cast(DType::F16).into_data();
-            let x = Tensor::<B, D>::from_data(data, (&param.lazy_device(), DType::F16));
+            let data = x.permute(last).cast(half).into_data();
+            let x = Tensor::<B, D>::from_data(data, (&param.lazy_device(), half));
             x.cast(dtype).permute(second)
         };
         Param::initialized(param.id, x)

@@ -131,6 +131,8 @@ struct Count {
     activations: Classes,
     /// Most values of small tensors.
     small: f64,
+    /// Values of the largest weight and of the largest other tensor.
+    largest: [f64; 2],
     flops_per_run: f64,
 }
 
@@ -145,6 +147,19 @@ pub struct Estimate {
     pub peak_stage: &'static str,
     /// Operations of everything.
     pub flops: u64,
+    /// What to change if that is too much.
+    pub advice: &'static str,
+    /// The largest single tensor.
+    pub largest_tensor: LargestTensor,
+}
+
+/// A GPU holds a tensor in one buffer, which has a limit however much memory there is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LargestTensor {
+    /// Its size.
+    pub bytes: u64,
+    /// The stage that has it.
+    pub stage: &'static str,
     /// What to change if that is too much.
     pub advice: &'static str,
 }
@@ -226,6 +241,7 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         loading: meter.loading * narrow,
         activations: meter.most,
         small: meter.most_small,
+        largest: [meter.largest_weight, meter.largest],
         flops_per_run: meter.flops,
     };
     // Of two halves of a component, each of which runs in a stage of its own, with what else is alive then.
@@ -235,6 +251,10 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         loading: meter.loading.max(total(meter.parameters) + other.loading) * narrow,
         activations: add(meter.most, alive),
         small: meter.most_small + alive[0],
+        largest: [
+            meter.largest_weight.max(other.largest_weight),
+            meter.largest,
+        ],
         flops_per_run: meter.flops,
     };
     let of_unet = |meter: &Meter, other: &Meter| {
@@ -337,6 +357,11 @@ impl Estimate {
         // of it adds to what is large.
         let (mut heap, mut kept) = (0.0_f64, 0.0_f64);
         let mut stages = Vec::new();
+        let mut largest_tensor = LargestTensor {
+            bytes: 0,
+            stage: "",
+            advice: "",
+        };
         for (name, count, runs) in &counts {
             let weights = if input.resident { all } else { count.weights };
             if !(input.resident || matches!(*name, "denoise")) {
@@ -351,6 +376,20 @@ impl Estimate {
             let peak = running.max(count.loading);
             let bytes = input.bytes_per_value as f64;
             stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
+            let [weight, other] = count.largest;
+            let values = weight.max(other);
+            if (values * bytes) as u64 > largest_tensor.bytes {
+                let advice = match weight < other {
+                    true => advice(name, input),
+                    false if input.bytes_per_value > 2 => "use --dtype f16, or another device",
+                    false => "use another device",
+                };
+                largest_tensor = LargestTensor {
+                    bytes: (values * bytes) as u64,
+                    stage: *name,
+                    advice,
+                };
+            }
         }
         let largest = stages.iter().max_by_key(|stage| stage.peak_bytes);
         let (peak_bytes, peak_stage) = largest.map_or((0, ""), |s| (s.peak_bytes, s.name));
@@ -361,11 +400,7 @@ impl Estimate {
             _ if weights_rule => {
                 "the weights alone need most of it; use a machine with more memory"
             }
-            "vae_decode" if input.decode_chunk_size > 1 => "use --decode-chunk-size 1",
-            "vae_encode" | "vae_decode" if input.tiling.is_none() => "use --vae-tiling",
-            "vae_encode" => "use a smaller --height and --width",
-            "denoise" if input.guided && !input.split_guidance => "use --split-guidance",
-            _ => "use a smaller --height and --width, or fewer --num-frames",
+            _ => advice(peak_stage, input),
         };
         Self {
             peak_bytes,
@@ -375,8 +410,27 @@ impl Estimate {
                 .map(StageEstimate::flops)
                 .fold(0, u64::saturating_add),
             advice,
+            largest_tensor,
             stages,
         }
+    }
+
+    /// Whether every tensor fits in a buffer of so many bytes.
+    ///
+    /// # Errors
+    /// If not: one line that says which stage has a larger one and which option to change.
+    pub fn fits_buffers(&self, limit: u64) -> Result<(), String> {
+        let largest = &self.largest_tensor;
+        if largest.bytes <= limit {
+            return Ok(());
+        }
+        Err(format!(
+            "{} has a tensor of {}, but the device's buffers end at {}: {}",
+            largest.stage,
+            Bytes(largest.bytes),
+            Bytes(limit),
+            largest.advice
+        ))
     }
 
     /// Whether so many bytes are enough.
@@ -394,6 +448,17 @@ impl Estimate {
             Bytes(available),
             self.advice
         ))
+    }
+}
+
+/// What makes the activations of a stage less.
+fn advice(stage: &str, input: &EstimateInput) -> &'static str {
+    match stage {
+        "vae_decode" if input.decode_chunk_size > 1 => "use --decode-chunk-size 1",
+        "vae_encode" | "vae_decode" if input.tiling.is_none() => "use --vae-tiling",
+        "vae_encode" => "use a smaller --height and --width",
+        "denoise" if input.guided && !input.split_guidance => "use --split-guidance",
+        _ => "use a smaller --height and --width, or fewer --num-frames",
     }
 }
 

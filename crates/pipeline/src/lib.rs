@@ -24,7 +24,9 @@ mod video_to_video;
 pub use components::Components;
 pub use conditioning::EncodedPrompt;
 pub use error::PipelineError;
-pub use estimate::{Estimate, EstimateInput, StageEstimate, available_memory, estimate};
+pub use estimate::{
+    Estimate, EstimateInput, LargestTensor, StageEstimate, available_memory, estimate,
+};
 pub use generate::{Event, Generation};
 pub use host_tensor::{Embeds, HostTensor, Latents};
 pub use i2vgen_kernels::{memory_budget, set_memory_budget};

@@ -388,6 +388,53 @@ fn a_run_that_does_not_fit_says_what_to_change() {
     assert!(advice(resident, gigabytes(8)).contains("all components"));
 }
 
+/// A GPU holds each tensor in one buffer, whose size has a limit.
+#[test]
+fn a_tensor_that_is_larger_than_a_buffer_says_what_to_change() {
+    let (_temporary, folder) = published();
+    let problem = |input: &EstimateInput, limit: u64| {
+        let estimate = estimate(&folder, input).expect("estimates");
+        estimate.fits_buffers(limit).err()
+    };
+    // At 512x512 the decoder has 256 channels of it, before its last level halves them.
+    let decoded = 4 * 256 * 512 * 512;
+    let chunks = EstimateInput {
+        height: 512,
+        width: 512,
+        num_frames: 2,
+        decode_chunk_size: 2,
+        ..input()
+    };
+    let text = problem(&chunks, 2 * decoded - 1).expect("too large");
+    for part in ["vae_decode", "536.87 MB", "--decode-chunk-size 1"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(problem(&chunks, 2 * decoded), None);
+    let frames = EstimateInput {
+        decode_chunk_size: 1,
+        ..chunks
+    };
+    let text = problem(&frames, decoded - 1).expect("too large");
+    assert!(text.contains("--vae-tiling"), "{text}");
+    assert_eq!(problem(&frames, decoded), None);
+    // In tiles, what is left is the text encoder's table of embeddings.
+    let tiled = EstimateInput {
+        tiling: tiles(256, 0.25),
+        ..frames
+    };
+    let table = 4 * 49408 * 1024;
+    let text = problem(&tiled, table - 1).expect("too large");
+    for part in ["text_encoder", "202.38 MB", "--dtype f16"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(problem(&tiled, table), None);
+    let half = EstimateInput {
+        bytes_per_value: 2,
+        ..tiled
+    };
+    assert_eq!(problem(&half, table / 2), None);
+}
+
 #[test]
 fn prints_and_serializes() {
     let found = estimate(&demo(), &input()).expect("estimated");

@@ -6,6 +6,7 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
+use i2vgen_kernels::{memory_budget, set_memory_budget};
 
 use super::Task;
 use crate::failure::Failure;
@@ -17,10 +18,26 @@ pub(super) fn run<B: Backend>(
     device: &B::Device,
 ) -> Result<(), Failure> {
     let backtraces = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-    caught(|| task.run::<B>(device), backtraces).unwrap_or_else(|problem| {
+    let prepared = || {
+        prepare::<B>(device);
+        task.run::<B>(device)
+    };
+    caught(prepared, backtraces).unwrap_or_else(|problem| {
         let device = name.to_owned();
         Err(Failure::Device { device, problem })
     })
+}
+
+/// What holds for the whole process, before the first tensor.
+fn prepare<B: Backend>(device: &B::Device) {
+    if let Some(folder) = dirs::cache_dir() {
+        i2vgen_kernels::keep_kernels(&folder.join("i2vgen"));
+    }
+    if let Some(limit) = i2vgen_kernels::largest_tensor::<B>(device) {
+        // A softmax in half precision works in f32.
+        let most = usize::try_from(limit / 2).unwrap_or(usize::MAX);
+        set_memory_budget(memory_budget().min(most));
+    }
 }
 
 /// Runs `f`; of a panic, what it says. Nothing is printed.

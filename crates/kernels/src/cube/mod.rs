@@ -5,6 +5,7 @@
 //! burn's fusion the same kernels run as operations of their own between the fused ones.
 
 mod activation;
+mod device;
 mod frames;
 #[cfg(feature = "fusion")]
 mod fused;
@@ -12,6 +13,7 @@ mod launches;
 mod moments;
 mod norm;
 
+pub use device::{keep_kernels, largest_tensor};
 pub use launches::{launches, record_launches};
 
 use std::any::{Any, TypeId};

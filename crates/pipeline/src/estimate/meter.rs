@@ -45,6 +45,10 @@ pub(super) struct Meter {
     pub(super) most: Classes,
     /// Most values of small tensors, which may have been at another moment.
     pub(super) most_small: f64,
+    /// Values of the largest weight.
+    pub(super) largest_weight: f64,
+    /// Values of the largest other tensor.
+    pub(super) largest: f64,
 }
 
 /// Larger tensors get pages of their own from the system (glibc's largest threshold for that, 32 MiB, in f32).
@@ -81,6 +85,7 @@ impl Meter {
     fn change(&mut self, values: f64, count: f64) {
         let class = class(values);
         self.live[class] += count * values;
+        self.largest = self.largest.max(values);
         self.reached(self.live);
     }
 
@@ -95,6 +100,7 @@ impl Meter {
     /// A weight.
     pub(super) fn own(&mut self, values: f64) {
         self.parameters[class(values)] += values;
+        self.largest_weight = self.largest_weight.max(values);
         let now = total(self.parameters) + LOAD_COPIES * values;
         self.loading = self.loading.max(now);
     }
@@ -110,6 +116,8 @@ impl Meter {
         self.flops += part.flops * times;
         self.parameters = part.parameters;
         self.loading = part.loading;
+        self.largest_weight = part.largest_weight;
+        self.largest = self.largest.max(part.largest);
         self.reached([part.most_small, 0.0]);
         self.reached(part.most);
     }
@@ -117,6 +125,7 @@ impl Meter {
     /// Results of parts, which are kept while other parts run until they make up the `whole`. `also` is kept, too.
     pub(super) fn join(&mut self, also: f64, whole: f64) {
         let class = class(whole);
+        self.largest = self.largest.max(whole);
         self.most[class] += also + whole;
         self.reached(self.most);
         let mut joined = [0.0; 2];
