@@ -386,7 +386,7 @@ impl Estimate {
                 };
                 largest_tensor = LargestTensor {
                     bytes: (values * bytes) as u64,
-                    stage: *name,
+                    stage: name,
                     advice,
                 };
             }
