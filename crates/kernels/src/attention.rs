@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor, activation, backend::Backend};
 
 use crate::{
+    linear::matmul,
     memory::{in_turns, memory_budget, narrow},
     trace::{Operation, note},
 };
@@ -61,9 +62,17 @@ pub fn attention<B: Backend>(
         Ok(done) => return done,
         Err(q) => q,
     };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let q = match mask {
+        Mask::None => match crate::cube::try_attention(q, &k, &v, heads) {
+            Ok(done) => return done,
+            Err(q) => q,
+        },
+        Mask::Causal => q,
+    };
     let d = c / heads;
     let dtype = q.dtype();
-    // d^-1/4 on each side: in f16 the product of unscaled q and k overflows.
+    // d^-1/4 on each side: the product of unscaled q and k overflows f16 where it cannot be had in f32.
     let scale = (d as f64).powf(-0.25);
     let split = |x: Tensor<B, 3>, len: usize| x.reshape([b, len, heads, d]).swap_dims(1, 2);
     let q = split(q, n) * scale;
@@ -76,7 +85,7 @@ pub fn attention<B: Backend>(
         let v = narrow(&v, 0, batch, count);
         in_turns(q, queries, 2, |q, start| {
             let len = q.dims()[2];
-            let scores = q.matmul(k.clone());
+            let scores = matmul(q, k.clone(), DType::F32);
             let scores = match mask {
                 Mask::None => scores,
                 Mask::Causal => {
@@ -85,11 +94,20 @@ pub fn attention<B: Backend>(
                     scores.mask_fill(hidden.greater_elem(0.5).unsqueeze(), f32::NEG_INFINITY)
                 }
             };
-            let weights = activation::softmax(scores.cast(DType::F32), 3).cast(dtype);
-            weights.matmul(v.clone())
+            matmul(softmax(scores, dtype), v.clone(), dtype)
         })
     });
     y.swap_dims(1, 2).reshape([b, n, c])
+}
+
+/// The weights of scores in f32, in `dtype`.
+fn softmax<B: Backend>(scores: Tensor<B, 4>, dtype: DType) -> Tensor<B, 4> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let scores = match crate::cube::try_softmax(scores, dtype) {
+        Ok(done) => return done,
+        Err(scores) => scores,
+    };
+    activation::softmax(scores, 3).cast(dtype)
 }
 
 /// Batches and queries whose f32 scores, `row` of them per query, fit in `budget` bytes: whole batches, or if not even
@@ -126,6 +144,11 @@ pub fn frame_attention<B: Backend>(
     };
     #[cfg(feature = "flex")]
     let q = match crate::flex::try_frame_attention(q, &k, &v, heads) {
+        Ok(done) => return done,
+        Err(q) => q,
+    };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let q = match crate::cube::try_frame_attention(q, &k, &v, heads) {
         Ok(done) => return done,
         Err(q) => q,
     };

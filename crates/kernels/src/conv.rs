@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
 use crate::{
+    linear::linear,
     nearest_resize,
     precision::widened,
     trace::{Operation, note},
@@ -65,9 +66,6 @@ pub fn conv2d<B: Backend>(
         Ok(done) => return done,
         Err(x) => x,
     };
-    // burn's own convolution adds up in the dtype of its input.
-    let dtype = x.dtype();
-    let (x, weight, bias) = (widened(x), widened(weight), bias.map(widened));
     let Padding {
         top,
         left,
@@ -82,10 +80,16 @@ pub fn conv2d<B: Backend>(
             [0, 0],
         )
     };
-    let x = x.permute([0, 3, 1, 2]);
-    let options = ConvOptions::new([stride, stride], symmetric, [1, 1], 1);
-    let y = module::conv2d(x, weight, None, options).permute([0, 2, 3, 1]);
-    let y = match bias {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = {
+        let weight = weight.clone().permute([0, 2, 3, 1]);
+        match crate::cube::try_conv2d(x, &weight, bias.as_ref(), stride, symmetric) {
+            Ok(done) => return done,
+            Err(x) => x,
+        }
+    };
+    let y = convolved(x, weight, stride, symmetric);
+    match bias {
         Some(bias) => {
             let [n, h, w, c] = y.dims();
             let [r, _] = bias.dims();
@@ -93,8 +97,26 @@ pub fn conv2d<B: Backend>(
             y.reshape([n, h, w, c])
         }
         None => y,
-    };
-    y.cast(dtype)
+    }
+}
+
+/// Without a bias, and with the same padding on opposite sides.
+fn convolved<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    stride: usize,
+    padding: [usize; 2],
+) -> Tensor<B, 4> {
+    let [out, c, kh, kw] = weight.dims();
+    if [kh, kw, stride] == [1; 3] && padding == [0; 2] {
+        return linear(x, weight.reshape([out, c]), None);
+    }
+    // burn's own convolution adds up in the dtype of its input.
+    let dtype = x.dtype();
+    let (x, weight) = (widened(x).permute([0, 3, 1, 2]), widened(weight));
+    let options = ConvOptions::new([stride, stride], padding, [1, 1], 1);
+    let y = module::conv2d(x, weight, None, options);
+    y.permute([0, 2, 3, 1]).cast(dtype)
 }
 
 /// Doubles the size by repeating pixels, then convolves with stride 1 and as much zero padding as keeps the size.
@@ -170,7 +192,21 @@ pub fn frame_conv<B: Backend>(
         Err(x) => x,
     };
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    if x.dims()[1] > 1 && crate::cube::eligible(&x) {
+    let x = {
+        // Frames are the rows, positions the columns of an image.
+        let [out, c, ..] = weight.dims();
+        let weight = weight
+            .clone()
+            .permute([0, 2, 3, 4, 1])
+            .reshape([out, 3, 1, c]);
+        let bias = bias.clone().unsqueeze();
+        match crate::cube::try_conv2d(x, &weight, Some(&bias), 1, [1, 0]) {
+            Ok(done) => return done,
+            Err(x) => x,
+        }
+    };
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if crate::cube::eligible(&x) {
         return frame_conv_of_patches(x, weight, bias);
     }
     let [b, f, s, c] = x.dims();
@@ -202,7 +238,8 @@ fn frame_conv_of_patches<B: Backend>(
     crate::in_turns(x, crate::memory_budget() / bytes, 2, |x, _| {
         let [.., s, _] = x.dims();
         let patches = crate::cube::frame_patches(x).reshape([b * f * s, c * 3]);
-        let y = patches.matmul(matrix.clone()) + bias.clone().unsqueeze();
+        let dtype = patches.dtype();
+        let y = crate::matmul(patches, matrix.clone(), dtype) + bias.clone().unsqueeze();
         y.reshape([b, f, s, out])
     })
 }

@@ -1,6 +1,6 @@
 //! The affine map of the last axis.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 
 use crate::trace::{Operation, note};
 
@@ -39,10 +39,38 @@ pub fn linear<B: Backend, const D: usize>(
         Ok(done) => return done.reshape(dims),
         Err(x) => x,
     };
-    let y = x.matmul(weight.transpose());
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = {
+        let x = x.reshape([1, 1, rows, input]);
+        let weight = weight.clone().reshape([out, 1, 1, input]);
+        let bias = bias.clone().map(|bias| bias.unsqueeze());
+        match crate::cube::try_conv2d(x, &weight, bias.as_ref(), 1, [0; 2]) {
+            Ok(done) => return done.reshape(dims),
+            Err(x) => x.reshape([rows, input]),
+        }
+    };
+    let dtype = x.dtype();
+    let y = matmul(x, weight.transpose(), dtype);
     let y = match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     };
     y.reshape(dims)
+}
+
+/// Matrix product whose sums are in f32, of f32 values as they are: burn's own rounds them to 10 bits on a GPU with matrix
+/// units.
+///
+/// # Shapes
+/// `a [.., m, k]`, `b [.., k, n]` with the same batches → `[.., m, n]` in `dtype`, which is theirs or f32
+pub fn matmul<B: Backend, const D: usize>(
+    a: Tensor<B, D>,
+    b: Tensor<B, D>,
+    dtype: DType,
+) -> Tensor<B, D> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if crate::cube::eligible(&a) && a.dtype() == b.dtype() {
+        return crate::cube::matmul(a, b, dtype);
+    }
+    a.cast(dtype).matmul(b.cast(dtype))
 }

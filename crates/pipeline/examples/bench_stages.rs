@@ -93,6 +93,8 @@ impl Bench {
             let (name, dtype) = (B::name(device), self.dtype);
             return Err(format!("{name} does not compute in {dtype:?} here; use f32").into());
         }
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        i2vgen_kernels::fit_memory_budget::<B>(device);
         println!("{} in {:?}", B::name(device), self.dtype);
         println!("{:44}{:>10}{:>10}{:>8}", "", "ms", "TFLOP/s", "ratio");
         let peak = self.ceilings::<B>(device)?;

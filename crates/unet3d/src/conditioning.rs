@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{DType, Tensor, TensorData, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, silu};
+use i2vgen_kernels::{Conv2d, matmul, silu};
 
 use crate::attention::KeyValue;
 
@@ -148,11 +148,13 @@ impl<B: Backend> ImageLatentsContextEmbedding<B> {
 fn adaptive_average_pool<B: Backend>(x: Tensor<B, 4>, side: usize) -> Tensor<B, 4> {
     let [n, h, w, c] = x.dims();
     let (device, dtype) = (x.device(), x.dtype());
-    let rows = pooling_matrix::<B>(h, side, &device).unsqueeze::<3>();
-    let columns = pooling_matrix::<B>(w, side, &device).unsqueeze::<3>();
+    let matrix = |n: usize, len: usize| {
+        let matrix = pooling_matrix::<B>(len, side, &device);
+        matrix.unsqueeze::<3>().repeat_dim(0, n)
+    };
     let x = x.cast(DType::F32);
-    let x = rows.matmul(x.reshape([n, h, w * c]));
-    let x = columns.matmul(x.reshape([n * side, w, c]));
+    let x = matmul(matrix(n, h), x.reshape([n, h, w * c]), DType::F32);
+    let x = matmul(matrix(n * side, w), x.reshape([n * side, w, c]), DType::F32);
     x.reshape([n, side, side, c]).cast(dtype)
 }
 

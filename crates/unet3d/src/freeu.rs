@@ -5,6 +5,8 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
+use i2vgen_kernels::matmul;
+
 use crate::UNetError;
 
 /// Factors of one up block.
@@ -66,10 +68,12 @@ impl FreeU {
 fn scale_low_frequencies<B: Backend>(x: Tensor<B, 4>, scale: f64) -> Tensor<B, 4> {
     let [n, h, w, c] = x.dims();
     let dtype = x.dtype();
-    let waves = waves::<B>(h, w, &x.device()).unsqueeze::<3>();
+    let waves = waves::<B>(h, w, &x.device());
+    let waves = waves.unsqueeze::<3>().repeat_dim(0, n);
     let x = x.reshape([n, h * w, c]).cast(DType::F32);
-    let low = waves.clone().swap_dims(1, 2).matmul(x.clone());
-    let change = waves.matmul(low * ((scale - 1.0) / (h * w) as f64));
+    let low = matmul(waves.clone().swap_dims(1, 2), x.clone(), DType::F32);
+    let low = low * ((scale - 1.0) / (h * w) as f64);
+    let change = matmul(waves, low, DType::F32);
     (x + change).cast(dtype).reshape([n, h, w, c])
 }
 

@@ -6,7 +6,6 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
-use i2vgen_kernels::{memory_budget, set_memory_budget};
 
 use super::Task;
 use crate::failure::Failure;
@@ -33,11 +32,7 @@ fn prepare<B: Backend>(device: &B::Device) {
     if let Some(folder) = dirs::cache_dir() {
         i2vgen_kernels::keep_kernels(&folder.join("i2vgen"));
     }
-    if let Some(limit) = i2vgen_kernels::largest_tensor::<B>(device) {
-        // A softmax in half precision works in f32.
-        let most = usize::try_from(limit / 2).unwrap_or(usize::MAX);
-        set_memory_budget(memory_budget().min(most));
-    }
+    i2vgen_kernels::fit_memory_budget::<B>(device);
 }
 
 /// Runs `f`; of a panic, what it says. Nothing is printed.

@@ -6,7 +6,7 @@ use super::{Kernel, addresses, empty, in_rows, units, width};
 /// One launch.
 pub(super) fn geglu<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
     let (x, pitch) = in_rows(x);
-    let shape = Kernel::Geglu.output(x.meta.shape());
+    let shape = Kernel::Geglu.output(&[x.meta.shape()]);
     let c = shape[shape.num_dims() - 1];
     let lanes = width(&[&x], &[c, pitch]);
     let count = shape.num_elements() / lanes;

@@ -2,14 +2,18 @@
 
 use std::{any::Any, path::Path};
 
-use burn::tensor::backend::Backend;
+use burn::tensor::{DType, backend::Backend};
 use burn_cubecl::{
     CubeRuntime,
     cubecl::{
         Runtime,
+        client::ComputeClient,
         config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig},
     },
 };
+
+use super::{flash, frame_attention};
+use crate::{memory_budget, set_memory_budget};
 
 #[cfg(feature = "cuda")]
 use burn_cubecl::cubecl::cuda::CudaRuntime;
@@ -21,21 +25,92 @@ use burn_cubecl::cubecl::wgpu::WgpuRuntime;
 pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
     let device: &dyn Any = device;
     #[cfg(feature = "wgpu")]
-    if let Some(limit) = largest_page::<WgpuRuntime>(device) {
-        return Some(limit);
+    if let Some(client) = client::<WgpuRuntime>(device) {
+        return Some(client.properties().memory.max_page_size);
     }
     #[cfg(feature = "cuda")]
-    if let Some(limit) = largest_page::<CudaRuntime>(device) {
-        return Some(limit);
+    if let Some(client) = client::<CudaRuntime>(device) {
+        return Some(client.properties().memory.max_page_size);
     }
     None
 }
 
-/// If the device is one of runtime `R`.
-fn largest_page<R: CubeRuntime>(device: &dyn Any) -> Option<u64> {
-    let device = device.downcast_ref::<<R as Runtime>::Device>()?;
-    Some(R::client(device).properties().memory.max_page_size)
+/// Sets the [`memory_budget`](crate::memory_budget) to what suits a GPU: the larger, the fewer launches, up to 1 GiB or a 64th
+/// of what is there (a sixteenth of a buffer's limit), and never more than half of a buffer. It opens the device. Elsewhere
+/// the budget stays as it is.
+pub fn fit_memory_budget<B: Backend>(device: &B::Device) {
+    if let Some(limit) = largest_tensor::<B>(device) {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let suited = memory_budget().max((limit / 16).min(1 << 30));
+        set_memory_budget(suited.min(limit / 2));
+    }
 }
+
+/// If the device is one of runtime `R`.
+fn client<R: CubeRuntime>(device: &dyn Any) -> Option<ComputeClient<R>> {
+    device
+        .downcast_ref::<<R as Runtime>::Device>()
+        .map(R::client)
+}
+
+/// Whether [`flash`] can run on the device of a GPU backend.
+pub(super) fn has_matrix_units<B: Backend>(device: &B::Device, dtype: DType) -> bool {
+    let device: &dyn Any = device;
+    #[cfg(feature = "wgpu")]
+    if let Some(client) = client::<WgpuRuntime>(device) {
+        return flash::runs_on(&client, dtype.into());
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(client) = client::<CudaRuntime>(device) {
+        return flash::runs_on(&client, dtype.into());
+    }
+    false
+}
+
+/// How many values a unit of [`frame_attention`] takes on the device of a GPU backend, for heads of `channels`.
+pub(super) fn frame_lanes<B: Backend>(
+    device: &B::Device,
+    dtype: DType,
+    channels: usize,
+) -> Option<usize> {
+    let device: &dyn Any = device;
+    #[cfg(feature = "wgpu")]
+    if let Some(client) = client::<WgpuRuntime>(device) {
+        return frame_attention::lanes(&client, dtype, channels);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(client) = client::<CudaRuntime>(device) {
+        return frame_attention::lanes(&client, dtype, channels);
+    }
+    None
+}
+
+/// A number of its own for each state of the kernels' sources (FNV-1a): CubeCL knows a compiled kernel by its name and its
+/// arguments alone, and would go on with one from before a change.
+const SOURCES: u64 = {
+    let sources = [
+        include_str!("activation.rs"),
+        include_str!("convolve.rs"),
+        include_str!("flash.rs"),
+        include_str!("frame_attention.rs"),
+        include_str!("frames.rs"),
+        include_str!("moments.rs"),
+        include_str!("norm.rs"),
+        include_str!("softmax.rs"),
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut file = 0;
+    while file < sources.len() {
+        let bytes = sources[file].as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+            at += 1;
+        }
+        file += 1;
+    }
+    hash
+};
 
 /// Has GPU backends keep in `folder`, for later processes, which kernel is the fastest for a shape (with burn's feature
 /// `autotune`), and compiled kernels (on CUDA, and on wgpu with SPIR-V; other drivers keep their own).
@@ -49,7 +124,8 @@ pub fn keep_kernels(folder: &Path) -> bool {
         return false;
     }
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
-    let here = || CacheConfig::File(folder.to_owned());
+    let folder = folder.join(format!("kernels-{SOURCES:016x}"));
+    let here = || CacheConfig::File(folder.clone());
     if let CacheConfig::Target = config.autotune.cache {
         config.autotune.cache = here();
     }

@@ -15,7 +15,7 @@ pub(super) fn patches<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
     let strides = x.meta.strides().clone();
     let lanes = width(&[&x], &[c, strides[0], strides[1], strides[2]]);
     let count = shape.num_elements() / lanes;
-    let y = empty(&x, Kernel::FramePatches.output(&shape), x.dtype);
+    let y = empty(&x, Kernel::FramePatches.output(&[&shape]), x.dtype);
     let client = x.client.clone();
     let (cube_count, cube_dim) = units(&client, count);
     // SAFETY: every unit reads values of `x` at valid positions, and writes three of `y`; units beyond the last value end at

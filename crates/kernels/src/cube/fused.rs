@@ -20,8 +20,8 @@ pub(super) fn register<R: CubeRuntime>(kernel: Kernel, inputs: Vec<Fused<R>>) ->
     let client = inputs[0].client.clone();
     let output = TensorIr::uninit(
         client.create_empty_handle(),
-        kernel.output(&inputs[0].shape),
-        inputs[0].dtype,
+        kernel.output(&inputs.iter().map(|x| &x.shape).collect::<Vec<_>>()),
+        kernel.dtype(inputs[0].dtype),
     );
     let streams = OperationStreams::with_inputs(&inputs);
     let inputs: Vec<TensorIr> = inputs.into_iter().map(FusionTensor::into_ir).collect();

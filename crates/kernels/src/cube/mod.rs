@@ -5,15 +5,20 @@
 //! burn's fusion the same kernels run as operations of their own between the fused ones.
 
 mod activation;
+mod convolve;
 mod device;
+mod flash;
+mod frame_attention;
 mod frames;
 #[cfg(feature = "fusion")]
 mod fused;
 mod launches;
 mod moments;
 mod norm;
+mod products;
+mod softmax;
 
-pub use device::{keep_kernels, largest_tensor};
+pub use device::{fit_memory_budget, keep_kernels, largest_tensor};
 pub use launches::{launches, record_launches};
 
 use std::any::{Any, TypeId};
@@ -25,7 +30,7 @@ use cubecl::{ir::AddressType, prelude::*};
 /// Units of a cube; every GPU runs that many.
 const UNITS: usize = 256;
 
-/// What to run. The first input and the result have the same dtype.
+/// What to run.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
     /// Of `x [n, s, c]`, weight and bias.
@@ -36,19 +41,43 @@ enum Kernel {
     Geglu,
     /// `[b, f, s, c]` → `[b, f, s, c·3]`
     FramePatches,
+    /// Of `a [.., m, k]` and `b [.., k, n]`.
+    Matmul { dtype: DType },
+    /// Of `x [n, h, w, in]`, `weight [out, kh, kw, in]` and perhaps a bias.
+    Conv2d { stride: usize, padding: [usize; 2] },
+    /// Of the last axis of scores in f32.
+    Softmax { dtype: DType },
+    /// Of `q`, `k` and `v` `[b, n, c]`.
+    Attention { heads: usize },
+    /// Of `q`, `k` and `v` `[b, f, s, c]`.
+    FrameAttention { heads: usize, lanes: usize },
 }
 
 impl Kernel {
     /// The shape of its result.
-    fn output(self, x: &Shape) -> Shape {
-        let mut shape = x.clone();
+    fn output(self, inputs: &[&Shape]) -> Shape {
+        let mut shape = inputs[0].clone();
         let last = shape.num_dims() - 1;
         match self {
-            Kernel::GroupNorm { .. } | Kernel::LayerNorm { .. } => {}
             Kernel::Geglu => shape[last] /= 2,
             Kernel::FramePatches => shape[last] *= 3,
+            Kernel::Matmul { .. } => shape[last] = inputs[1][last],
+            Kernel::Conv2d { stride, padding } => {
+                let (kernel, out) = ([inputs[1][1], inputs[1][2]], inputs[1][0]);
+                shape = convolved(&shape, kernel, out, stride, padding);
+            }
+            _ => {}
         }
         shape
+    }
+
+    /// The dtype of its result.
+    #[cfg(feature = "fusion")]
+    fn dtype(self, x: DType) -> DType {
+        match self {
+            Kernel::Matmul { dtype } | Kernel::Softmax { dtype } => dtype,
+            _ => x,
+        }
     }
 
     fn launch<R: CubeRuntime>(self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
@@ -61,6 +90,16 @@ impl Kernel {
             Kernel::LayerNorm { eps } => norm::layer_norm(next(), next(), next(), eps),
             Kernel::Geglu => activation::geglu(next()),
             Kernel::FramePatches => frames::patches(next()),
+            Kernel::Matmul { dtype } => products::matmul(next(), next(), dtype),
+            Kernel::Conv2d { stride, padding } => {
+                let (x, weight) = (next(), next());
+                convolve::conv2d(x, weight, inputs.next(), stride, padding)
+            }
+            Kernel::Softmax { dtype } => softmax::softmax(next(), dtype),
+            Kernel::Attention { heads } => flash::attention(next(), next(), next(), heads),
+            Kernel::FrameAttention { heads, lanes } => {
+                frame_attention::frame_attention(next(), next(), next(), heads, lanes)
+            }
         }
     }
 }
@@ -107,6 +146,102 @@ pub(crate) fn try_geglu<B: Backend>(x: Tensor<B, 3>) -> Result<Tensor<B, 3>, Ten
 /// `[b, f, s, c]` → `[b, f, s, 3·c]`
 pub(crate) fn frame_patches<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
     run::<B, 4>(Kernel::FramePatches, [float(x)])
+}
+
+/// `a [.., m, k]`, `b [.., k, n]` of an [`eligible`] backend → `[.., m, n]` in `dtype`. f32 is multiplied as such.
+pub(crate) fn matmul<B: Backend, const D: usize>(
+    a: Tensor<B, D>,
+    b: Tensor<B, D>,
+    dtype: DType,
+) -> Tensor<B, D> {
+    run::<B, D>(Kernel::Matmul { dtype }, [float(a), float(b)])
+}
+
+/// In half precision, added up in f32, on devices with matrix units.
+///
+/// # Shapes
+/// `x [n, h, w, in]`, `weight [out, kh, kw, in]`, `bias [r, out]` → `[n, h', w', out]`
+pub(crate) fn try_conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: &Tensor<B, 4>,
+    bias: Option<&Tensor<B, 2>>,
+    stride: usize,
+    padding: [usize; 2],
+) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
+    if !eligible(&x)
+        || !products::is_half(x.dtype())
+        || weight.dtype() != x.dtype()
+        || !convolve::takes(x.dims()[3], weight.dims()[0])
+        || !device::has_matrix_units::<B>(&x.device(), x.dtype())
+    {
+        return Err(x);
+    }
+    let mut inputs = vec![float(x), float(weight.clone())];
+    inputs.extend(bias.map(|bias| float(bias.clone())));
+    Ok(run::<B, 4>(Kernel::Conv2d { stride, padding }, inputs))
+}
+
+/// Of the last axis of scores in f32; the weights are rounded to `dtype`.
+pub(crate) fn try_softmax<B: Backend>(
+    scores: Tensor<B, 4>,
+    dtype: DType,
+) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
+    if !eligible(&scores) || scores.dtype() != DType::F32 {
+        return Err(scores);
+    }
+    Ok(run::<B, 4>(Kernel::Softmax { dtype }, [float(scores)]))
+}
+
+/// Without a mask, in half precision, on devices with matrix units.
+pub(crate) fn try_attention<B: Backend>(
+    q: Tensor<B, 3>,
+    k: &Tensor<B, 3>,
+    v: &Tensor<B, 3>,
+    heads: usize,
+) -> Result<Tensor<B, 3>, Tensor<B, 3>> {
+    let [b, _, c] = q.dims();
+    if !eligible(&q)
+        || !products::is_half(q.dtype())
+        || [k.dtype(), v.dtype()] != [q.dtype(); 2]
+        || !flash::takes(c / heads)
+        || b.max(heads) >= MOST_CUBES
+        || !device::has_matrix_units::<B>(&q.device(), q.dtype())
+    {
+        return Err(q);
+    }
+    let inputs = [float(q), float(k.clone()), float(v.clone())];
+    Ok(run::<B, 3>(Kernel::Attention { heads }, inputs))
+}
+
+/// On devices whose planes exchange values.
+pub(crate) fn try_frame_attention<B: Backend>(
+    q: Tensor<B, 4>,
+    k: &Tensor<B, 4>,
+    v: &Tensor<B, 4>,
+    heads: usize,
+) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
+    let channels = q.dims()[3] / heads;
+    let same = [k.dtype(), v.dtype()] == [q.dtype(); 2];
+    if !eligible(&q) || !same {
+        return Err(q);
+    }
+    let Some(lanes) = device::frame_lanes::<B>(&q.device(), q.dtype(), channels) else {
+        return Err(q);
+    };
+    let inputs = [float(q), float(k.clone()), float(v.clone())];
+    Ok(run::<B, 4>(Kernel::FrameAttention { heads, lanes }, inputs))
+}
+
+/// The shape of a convolution's result, channels last.
+fn convolved(
+    x: &Shape,
+    kernel: [usize; 2],
+    out: usize,
+    stride: usize,
+    padding: [usize; 2],
+) -> Shape {
+    let size = |i: usize| (x[i + 1] + 2 * padding[i] - kernel[i]) / stride + 1;
+    Shape::new([x[0], size(0), size(1), out])
 }
 
 /// Cubes along one axis of a launch, on every GPU.
@@ -213,6 +348,23 @@ fn in_rows<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
             (x, pitch)
         }
     }
+}
+
+/// A tensor whose last axis is contiguous and whose other strides are whole vectors of `lanes` values, and those strides,
+/// counted in vectors.
+fn in_lines<R: CubeRuntime>(x: CubeTensor<R>, lanes: usize) -> (CubeTensor<R>, Vec<usize>) {
+    let last = x.meta.shape().num_dims() - 1;
+    let fits = |x: &CubeTensor<R>| {
+        let strides = x.meta.strides();
+        strides[last] == 1 && strides[..last].iter().all(|s| s.is_multiple_of(lanes))
+    };
+    let x = match fits(&x) {
+        true => x,
+        false => into_contiguous(x),
+    };
+    // A single channel has to be a whole vector, too.
+    let strides = x.meta.strides()[..last].iter().map(|s| s / lanes).collect();
+    (x, strides)
 }
 
 /// A new contiguous tensor beside `like`.

@@ -169,7 +169,7 @@ fn chunk_moments<T: Float, N: Size>(
                 let value = Vector::<f32, N>::cast_from(x[corner + row * pitch + at]);
                 count += 1.0;
                 let delta = value - mean;
-                mean += delta / Vector::<f32, N>::new(count);
+                mean += delta * Vector::<f32, N>::new(f32::new(1.0) / count);
                 squares += delta * (value - mean);
             }
         }
@@ -272,7 +272,11 @@ fn normalise<T: Float, P: Float, N: Size>(
     let value = (value - mean) * scale * weight + bias;
     if silu {
         // e⁸⁰ is still finite.
-        let power = min(-value, Vector::<f32, N>::new(80.0)).exp();
+        let power = min(
+            Vector::<f32, N>::new(0.0) - value,
+            Vector::<f32, N>::new(80.0),
+        )
+        .exp();
         y[ABSOLUTE_POS] = Vector::<T, N>::cast_from(value / (power + Vector::<f32, N>::new(1.0)));
     } else {
         y[ABSOLUTE_POS] = Vector::<T, N>::cast_from(value);
@@ -342,7 +346,7 @@ fn layer_norm_rows<T: Float, P: Float, N: Size>(
             let value = Vector::<f32, N>::cast_from(x[row * pitch + at]);
             count += 1.0;
             let delta = value - mean;
-            mean += delta / Vector::<f32, N>::new(count);
+            mean += delta * Vector::<f32, N>::new(f32::new(1.0) / count);
             squares += delta * (value - mean);
             at += ROW_UNITS;
         }
