@@ -1,7 +1,7 @@
 // A libcuda in which nothing runs: for a machine without a GPU. Programs start, their kernels are compiled by NVIDIA's real
 // compiler (NVRTC), memory is counted, launches are counted; results are zeros. See run.sh.
 //
-// DRY_CUDA_GIB: memory of the device, 80. DRY_CUDA_PTX: folder for the PTX of every module. DRY_CUDA_LOG: list launches.
+// DRY_CUDA_MIB: memory of the device, 81920. DRY_CUDA_PTX: folder for the PTX of every module. DRY_CUDA_LOG: list launches.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -34,8 +34,8 @@ Result cuDeviceGetCount(int *n) { *n = 1; return SUCCESS; }
 Result cuDeviceGetName(char *name, int n, int device) { snprintf(name, n, "dry H100"); return SUCCESS; }
 Result cuDeviceGetUuid_v2(void *id, int device) { memset(id, 1, 16); return SUCCESS; }
 Result cuDeviceTotalMem_v2(size_t *bytes, int device) {
-    const char *gib = getenv("DRY_CUDA_GIB");
-    *bytes = (size_t)(gib ? atoi(gib) : 80) << 30;
+    const char *mib = getenv("DRY_CUDA_MIB");
+    *bytes = (size_t)(mib ? atoi(mib) : 81920) << 20;
     return SUCCESS;
 }
 Result cuMemGetInfo_v2(size_t *unused, size_t *total) {

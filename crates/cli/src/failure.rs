@@ -93,6 +93,7 @@ fn advice(problem: &str) -> &'static str {
         "buffertoobig",
         "out of memory",
         "out_of_memory",
+        "can't allocate",
         "too large",
     ]) {
         "it has not enough memory, or too small buffers; use a smaller --height, --width or --num-frames, --memory low, \

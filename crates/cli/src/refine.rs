@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     choices::{DtypeArg, MemoryArg, OutputTypeArg},
-    device::{Task, dispatch},
+    device::{Task, dispatch, faulted},
     failure::Failure,
     job,
     model::Model,
@@ -241,7 +241,7 @@ impl Task for Refine {
         let prompt = args.prompt.as_str();
         let refinement = pipeline.run(input, prompt, &options, |event: Event<'_, B>| {
             progress.tell(&event);
-            match stop.load(std::sync::atomic::Ordering::SeqCst) {
+            match stop.load(std::sync::atomic::Ordering::SeqCst) || faulted() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }

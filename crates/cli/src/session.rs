@@ -18,7 +18,7 @@ use image::RgbImage;
 
 use crate::{
     continuation::Source,
-    device::largest_tensor,
+    device::{faulted, largest_tensor},
     failure::Failure,
     job::Job,
     model::Model,
@@ -115,9 +115,9 @@ impl<'a, B: Backend> Session<'a, B> {
         Ok(())
     }
 
-    /// Whether Ctrl-C was pressed.
+    /// Whether Ctrl-C was pressed, or the device has failed.
     pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.stop.load(Ordering::SeqCst) || faulted()
     }
 
     /// Refuses what would not fit in memory or in the device's buffers, unless the user insists, and options that are out

@@ -8,6 +8,8 @@ use i2vgen_pipeline::PipelineError;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::device;
+
 /// Files that are complete but not yet under their names. Dropping it deletes them.
 #[derive(Default)]
 pub(crate) struct Staging {
@@ -51,7 +53,12 @@ impl Staging {
     }
 
     /// Writes the sidecar and gives all files their names. If the first cannot have its, the sidecar is as before.
+    ///
+    /// Not if the device has failed meanwhile: then the caller is told so, and this says `Cancelled`.
     pub(crate) fn commit(self, sidecar: &Path, record: &Value) -> Result<(), PipelineError> {
+        if device::faulted() {
+            return Err(PipelineError::Cancelled);
+        }
         let before = std::fs::read(sidecar).ok();
         write_json(sidecar, record)?;
         for (index, (staged, target)) in self.files.iter().enumerate() {
