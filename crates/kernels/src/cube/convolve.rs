@@ -8,20 +8,17 @@ use cubecl::{
     },
 };
 
-use super::{addresses, convolved, empty, flash, in_rows};
+use super::{
+    addresses, convolved, empty, in_rows,
+    matrix_units::{LANES, PLANES, UNITS, WIDTH, half, load, zeros},
+};
 
-const LANES: usize = 32;
-/// Planes of a cube: two by two.
-const PLANES: usize = 4;
-const UNITS: usize = LANES * PLANES;
 /// Output positions of a cube.
 const ROWS: usize = 128;
 /// Positions of a plane's products.
 const TILES: usize = ROWS / 2 / 16;
 /// Input channels that are in shared memory at a time.
 const DEPTH: usize = 32;
-/// Values of half precision that are read at once.
-const WIDTH: usize = 8;
 /// Vectors of a row in shared memory, and one more: eight rows lie in different banks.
 const PITCH: usize = DEPTH / WIDTH + 1;
 /// Parts of the operands in shared memory, of which one is multiplied while the others arrive.
@@ -124,7 +121,7 @@ fn in_vectors<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
 }
 
 /// Cubes are `[block of positions, block of output channels]`, the latter next to each other, as they read the same part of
-/// `x`. A plane has 64 positions and `8 · blocks` channels. Of the lanes' shares of a product see [`flash`].
+/// `x`. A plane has 64 positions and `8 · blocks` channels. Its planes lie two by two.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn convolve<T: Float, P: Float, N: Size>(
     x: &Tensor<Vector<T, N>>,
@@ -203,7 +200,7 @@ fn convolve<T: Float, P: Float, N: Size>(
     let mut sums = Sequence::<Array<Vector<f32, Const<2>>>>::new();
     #[unroll]
     for _ in 0..comptime!(TILES * blocks) {
-        sums.push(flash::zeros());
+        sums.push(zeros());
     }
     let mut full = Sequence::<Shared<Barrier>>::new();
     #[unroll]
@@ -295,23 +292,11 @@ fn convolve<T: Float, P: Float, N: Size>(
                 #[unroll]
                 for tile in 0..TILES {
                     let at = stage_x + (plane_row + tile * 16 + lane % 16) * PITCH + lane / 16;
-                    let row = shared.slice(at, at + 1);
-                    places.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                        &row,
-                        MatrixIdent::A,
-                        4usize,
-                        false,
-                    ));
+                    places.push(load::<T, N>(&product, &shared, at, MatrixIdent::A, false));
                 }
                 let row = plane_column + lane % 8 + lane / 16 * 8;
                 let at = stage_weight + row * PITCH + lane / 8 % 2;
-                let slice = shared.slice(at, at + 1);
-                weights.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                    &slice,
-                    MatrixIdent::B,
-                    4usize,
-                    false,
-                ));
+                weights.push(load::<T, N>(&product, &shared, at, MatrixIdent::B, false));
                 #[unroll]
                 for i in 0..products {
                     if comptime!(i + 1 < products) {
@@ -321,13 +306,7 @@ fn convolve<T: Float, P: Float, N: Size>(
                             + (row + comptime!(pair * 16)) * PITCH
                             + comptime!(step * 2)
                             + lane / 8 % 2;
-                        let slice = shared.slice(at, at + 1);
-                        weights.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                            &slice,
-                            MatrixIdent::B,
-                            4usize,
-                            false,
-                        ));
+                        weights.push(load::<T, N>(&product, &shared, at, MatrixIdent::B, false));
                     }
                     if comptime!(i % pairs == 0 && i / pairs + 1 < DEPTH / 16) {
                         let step = comptime!(i / pairs + 1);
@@ -337,18 +316,12 @@ fn convolve<T: Float, P: Float, N: Size>(
                                 + (plane_row + tile * 16 + lane % 16) * PITCH
                                 + comptime!(step * 2)
                                 + lane / 16;
-                            let slice = shared.slice(at, at + 1);
-                            places.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                                &slice,
-                                MatrixIdent::A,
-                                4usize,
-                                false,
-                            ));
+                            places.push(load::<T, N>(&product, &shared, at, MatrixIdent::A, false));
                         }
                     }
                     let pair = comptime!(i % pairs);
-                    let one = flash::half::<T>(weights.index(i), 0usize);
-                    let other = flash::half::<T>(weights.index(i), 2usize);
+                    let one = half::<T>(weights.index(i), 0usize);
+                    let other = half::<T>(weights.index(i), 2usize);
                     #[unroll]
                     for tile in 0..TILES {
                         let place = places.index(comptime!(i / pairs * TILES + tile));

@@ -12,7 +12,7 @@ use burn_cubecl::{
     },
 };
 
-use super::{flash, frame_attention};
+use super::{frame_attention, matrix_units};
 use crate::{memory_budget, set_memory_budget};
 
 #[cfg(feature = "cuda")]
@@ -53,16 +53,16 @@ fn client<R: CubeRuntime>(device: &dyn Any) -> Option<ComputeClient<R>> {
         .map(R::client)
 }
 
-/// Whether [`flash`] can run on the device of a GPU backend.
+/// Whether the device of a GPU backend has the [`matrix_units`] that are needed.
 pub(super) fn has_matrix_units<B: Backend>(device: &B::Device, dtype: DType) -> bool {
     let device: &dyn Any = device;
     #[cfg(feature = "wgpu")]
     if let Some(client) = client::<WgpuRuntime>(device) {
-        return flash::runs_on(&client, dtype.into());
+        return matrix_units::runs_on(&client, dtype.into());
     }
     #[cfg(feature = "cuda")]
     if let Some(client) = client::<CudaRuntime>(device) {
-        return flash::runs_on(&client, dtype.into());
+        return matrix_units::runs_on(&client, dtype.into());
     }
     false
 }
@@ -94,6 +94,7 @@ const SOURCES: u64 = {
         include_str!("flash.rs"),
         include_str!("frame_attention.rs"),
         include_str!("frames.rs"),
+        include_str!("matrix_units.rs"),
         include_str!("moments.rs"),
         include_str!("norm.rs"),
         include_str!("softmax.rs"),

@@ -2,51 +2,24 @@ use burn::tensor::Shape;
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::{
     cmma::MmaDefinition,
-    features::MmaConfig,
-    ir::{ElemType, FloatKind, MatrixIdent, StorageType},
+    ir::MatrixIdent,
     prelude::{
         barrier::{Barrier, copy_async_checked},
         *,
     },
 };
 
-use super::{addresses, empty, in_lines};
+use super::{
+    addresses, empty, in_lines,
+    matrix_units::{LANES, PLANES, ROWS, UNITS, WIDTH, half, load, zeros},
+};
 
-/// Units of a plane; the kernel is for devices where every plane has that many.
-const LANES: usize = 32;
-/// Planes of a cube.
-const PLANES: usize = 4;
-const UNITS: usize = LANES * PLANES;
-/// Queries of one product.
-const ROWS: usize = 16;
 /// Keys that are in shared memory at a time.
 const KEYS: usize = 64;
 /// Runs of keys and values in shared memory, of which one is worked on while the others arrive.
 const STAGES: usize = 2;
-/// Values of half precision that are read at once.
-const WIDTH: usize = 8;
 /// Channels of a head, at most: shared memory and registers hold them all.
 const MOST_CHANNELS: usize = 128;
-
-/// Whether the kernel can run on a device: one with matrix units that planes of 32 use, and with the instruction that loads
-/// their operands from shared memory.
-pub(super) fn runs_on<R: CubeRuntime>(client: &ComputeClient<R>, value: StorageType) -> bool {
-    let (properties, sum) = (client.properties(), ElemType::Float(FloatKind::F32));
-    let hardware = &properties.hardware;
-    let product = MmaConfig {
-        a_type: value,
-        b_type: value,
-        cd_type: sum.into(),
-        m: ROWS as u32,
-        n: 8,
-        k: 16,
-    };
-    let features = &properties.features.matmul;
-    hardware.plane_size_min as usize == LANES
-        && hardware.plane_size_max as usize == LANES
-        && features.mma.contains(&product)
-        && features.ldmatrix.contains(&value)
-}
 
 /// Whether the kernel is made for heads of so many channels.
 pub(super) fn takes(channels: usize) -> bool {
@@ -114,9 +87,6 @@ pub(super) fn attention<R: CubeRuntime>(
 }
 
 /// Cubes are `[block of queries, head, batch]`, a cube's units `[plane, lane]`; every plane has `16 · tiles` queries.
-///
-/// What lane `l` holds of a product's 16×8 result (PTX, `mma.m16n8k16`): columns `2·(l % 4)` and the next, in row `l / 4` and
-/// in the row 8 below. Two such results side by side are laid out as the left operand of the next product.
 #[cube(launch_unchecked, address_type = "dynamic", fast_math = FastMath::all())]
 fn attend<T: Float, N: Size>(
     q: &Tensor<Vector<T, N>>,
@@ -182,13 +152,7 @@ fn attend<T: Float, N: Size>(
         for step in 0..steps {
             let row = first_query + plane_row + tile * ROWS + lane % 16;
             let at = row * pitch + step * 2 + lane / 16;
-            let row = shared.slice(at, at + 1);
-            queries.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                &row,
-                MatrixIdent::A,
-                4usize,
-                false,
-            ));
+            queries.push(load::<T, N>(&product, &shared, at, MatrixIdent::A, false));
         }
     }
 
@@ -268,13 +232,7 @@ fn attend<T: Float, N: Size>(
                     if comptime!(i < steps * pairs) {
                         let row = keys + comptime!(i % pairs * 16) + lane % 8 + lane / 16 * 8;
                         let at = row * pitch + comptime!(i / pairs * 2) + lane / 8 % 2;
-                        let row = shared.slice(at, at + 1);
-                        loaded.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                            &row,
-                            MatrixIdent::B,
-                            4usize,
-                            false,
-                        ));
+                        loaded.push(load::<T, N>(&product, &shared, at, MatrixIdent::B, false));
                     }
                     if comptime!(i > 0) {
                         let step = comptime!((i - 1) / pairs);
@@ -369,13 +327,7 @@ fn attend<T: Float, N: Size>(
                     if comptime!(i < turns_of_values * steps) {
                         let row = values + comptime!(i / steps * 16) + lane % 16;
                         let at = row * pitch + comptime!(i % steps * 2) + lane / 16;
-                        let row = shared.slice(at, at + 1);
-                        loaded.push(product.load_matrix::<Vector<T, N>, Const<2>>(
-                            &row,
-                            MatrixIdent::B,
-                            4usize,
-                            true,
-                        ));
+                        loaded.push(load::<T, N>(&product, &shared, at, MatrixIdent::B, true));
                     }
                     if comptime!(i > 0) {
                         let step = comptime!((i - 1) / steps);
@@ -418,27 +370,6 @@ fn attend<T: Float, N: Size>(
             }
         }
     }
-}
-
-/// One product's result before the first.
-#[cube]
-pub(super) fn zeros() -> Array<Vector<f32, Const<2>>> {
-    let mut values = Array::<Vector<f32, Const<2>>>::new(2usize);
-    values[0] = Vector::<f32, Const<2>>::new(0.0);
-    values[1] = Vector::<f32, Const<2>>::new(0.0);
-    values
-}
-
-/// One of the two right operands that were loaded at once.
-#[cube]
-pub(super) fn half<T: Float>(
-    both: &Array<Vector<T, Const<2>>>,
-    #[comptime] from: usize,
-) -> Array<Vector<T, Const<2>>> {
-    let mut values = Array::<Vector<T, Const<2>>>::new(2usize);
-    values[0] = both[from];
-    values[1] = both[comptime!(from + 1)];
-    values
 }
 
 /// This unit's part of `KEYS` rows from `start` on, zeros beyond the last, on its way to shared memory.

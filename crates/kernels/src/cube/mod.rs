@@ -13,6 +13,7 @@ mod frames;
 #[cfg(feature = "fusion")]
 mod fused;
 mod launches;
+mod matrix_units;
 mod moments;
 mod norm;
 mod products;
