@@ -1,8 +1,9 @@
 """The rows of `bench_gpu` (cargo xtask bench gpu) for diffusers on the same GPU: UNet step and VAE decode, f16, SDPA, random weights.
 
-    python bench_gpu.py [--compile] [--dtype float16]
+    python bench_gpu.py [--compile] [--blocks] [--dtype float16]
 
 Prints milliseconds (the fewest of some runs, after some that warm up) and the most memory that torch has allocated.
+`--blocks` times the parts of a step one by one, too, waiting behind each.
 Needs torch with CUDA and diffusers; weights are made on the GPU, nothing is downloaded.
 """
 
@@ -15,6 +16,7 @@ from diffusers import AutoencoderKL, I2VGenXLUNet
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--blocks", action="store_true")
 parser.add_argument("--dtype", default="float16")
 arguments = parser.parse_args()
 dtype = getattr(torch, arguments.dtype)
@@ -33,6 +35,33 @@ def fewest(f, seconds=3.0):
         torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return best * 1e3
+
+
+def print_blocks(unet, step):
+    """Milliseconds of the parts of a step, the fewest of three times, and their share of all."""
+    parts = {name: unet.get_submodule(name) for name in ("conv_in", "transformer_in")}
+    parts |= {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)} | {"mid_block": unet.mid_block}
+    parts |= {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)} | {"conv_out": unet.conv_out}
+    best, start = {}, 0.0
+
+    def after(name):
+        def hook(*_):
+            nonlocal start
+            torch.cuda.synchronize()
+            now = time.perf_counter()
+            best[name], start = min(best.get(name, float("inf")), now - start), now
+
+        return hook
+
+    hooks = [part.register_forward_hook(after(name)) for name, part in parts.items()]
+    for _ in range(3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+    for hook in hooks:
+        hook.remove()
+    for name, seconds in best.items():
+        print(f"  {name:42}{seconds * 1e3:10.3f}{100 * seconds / sum(best.values()):9.1f} %")
 
 
 @torch.no_grad()
@@ -54,6 +83,8 @@ def main():
         )
         try:
             milliseconds = fewest(lambda: step(**inputs, return_dict=False))
+            if arguments.blocks:
+                print_blocks(unet, lambda: unet(**inputs, return_dict=False))
         except torch.cuda.OutOfMemoryError:
             print(f"UNet step {width}x{height}: out of memory")
             continue

@@ -42,12 +42,12 @@ if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >memory.log &
     trap 'kill $! 2>/dev/null || true' EXIT
 fi
-./bench_stages "$@"
+./bench_stages "$@" --blocks
 if [ -s memory.log ]; then
     echo "most memory used on the GPU: $(sort -n memory.log | tail -1) MiB"
 fi
 if python3 -c 'import torch, diffusers; assert torch.cuda.is_available()' 2>/dev/null; then
-    python3 bench_gpu.py
+    python3 bench_gpu.py --blocks
     python3 bench_gpu.py --compile
 else
     echo "diffusers: not measured (python3 with torch for CUDA and diffusers is not here)"

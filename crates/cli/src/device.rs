@@ -9,6 +9,8 @@ mod list;
 mod wgpu;
 
 use burn::tensor::backend::Backend;
+use i2vgen_kernels::largest_tensor;
+use i2vgen_pipeline::{Estimate, available_memory};
 
 use crate::failure::Failure;
 
@@ -56,15 +58,29 @@ pub(crate) fn dispatch(device: &str, task: impl Task) -> Result<(), Failure> {
     }
 }
 
-/// Bytes of the largest tensor that a device can hold, if it says so.
-pub(crate) fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    return i2vgen_kernels::largest_tensor::<B>(device);
-    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
-    {
-        let _ = device;
-        None
+/// Bytes that a run on the device of a name may take, if that is known.
+pub(crate) fn memory(device: &str) -> Option<u64> {
+    match device.split_once(':').unwrap_or((device, "0")) {
+        ("cpu", _) => available_memory(),
+        #[cfg(feature = "cuda")]
+        ("cuda", index) => cuda::memory(index.parse().ok()?),
+        _ => None,
     }
+}
+
+/// Why a run would not fit in so much memory, or in the buffers of a device; nothing if it fits.
+pub(crate) fn misfits<B: Backend>(
+    estimate: &Estimate,
+    memory: Option<u64>,
+    device: &B::Device,
+) -> Vec<String> {
+    let memory = memory.map(|bytes| estimate.fits(bytes));
+    let buffers = largest_tensor::<B>(device).map(|bytes| estimate.fits_buffers(bytes));
+    [memory, buffers]
+        .into_iter()
+        .flatten()
+        .filter_map(Result::err)
+        .collect()
 }
 
 /// Whether a GPU has failed at something and what it computes is no longer right.

@@ -98,10 +98,18 @@ fn advice(problem: &str) -> &'static str {
     ]) {
         "it has not enough memory, or too small buffers; use a smaller --height, --width or --num-frames, --memory low, \
          --vae-tiling or --decode-chunk-size 1"
-    } else if says(&["lost"]) {
+    } else if says(&[
+        "lost",
+        "cuda_error_launch_failed",
+        "cuda_error_ecc",
+        "cuda_error_unknown",
+    ]) {
         "it was lost; start again, and use a newer driver or --device cpu if that does not help"
     } else if says(&["compil", "shader"]) {
         "a kernel cannot be compiled; use a newer driver or another device ('i2vgen warmup --check' tests every shape)"
+    } else if says(&["cuda_error_illegal", "cuda_error_misaligned", "execution"]) {
+        "a kernel failed, which is a fault of this program or of the driver ('i2vgen warmup --check' tests every shape); use \
+         another size, a newer driver or --device cpu"
     } else {
         "try a smaller size, --memory low, a newer driver or --device cpu"
     }
@@ -134,6 +142,21 @@ mod tests {
             ),
             ("Validation Error Caused by: Parent device is lost", "lost"),
             ("CompilationError: nvrtc says no", "compiled"),
+            // As `tests/dry-cuda` makes them.
+            (
+                "DriverError(CUDA_ERROR_LAUNCH_FAILED, \"unspecified launch failure\")",
+                "lost",
+            ),
+            (
+                "Launch(An unknown error happened during launch Caused by: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an",
+                "a kernel failed",
+            ),
+            ("Unknown error happened during execution", "a kernel failed"),
+            (
+                "Launch(A compilation error happened during launch Caused by: Unable to load the PTX: \
+                 DriverError(CUDA_ERROR_INVALID_PTX, \"a PTX JIT compilation failed\")",
+                "compiled",
+            ),
             ("no reason given", "--device cpu"),
         ] {
             assert!(

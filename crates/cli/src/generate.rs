@@ -1,12 +1,12 @@
 //! The two commands that make one output.
 
 use burn::tensor::backend::Backend;
-use i2vgen_pipeline::{GenerateOptions, available_memory};
+use i2vgen_pipeline::GenerateOptions;
 
 use crate::{
     args::{DemoArgs, GenerateArgs},
     continuation,
-    device::{Task, dispatch},
+    device::{self, Task, dispatch, misfits},
     failure::Failure,
     job::Job,
     layers,
@@ -112,9 +112,8 @@ impl Task for Estimation {
         let resident = self.model.keep_resident;
         if let Some(estimate) = pipeline.estimate(self.prompts, resident, &self.options)? {
             println!("{estimate}");
-            if let Some(available) = available_memory()
-                && let Err(problem) = estimate.fits(available)
-            {
+            let memory = device::memory(&self.model.device);
+            for problem in misfits::<B>(&estimate, memory, device) {
                 println!("{problem}");
             }
         }

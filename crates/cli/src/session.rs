@@ -12,13 +12,13 @@ use std::{
 use burn::tensor::backend::Backend;
 use i2vgen_pipeline::{
     Event, FrameProblem, GenerateOptions, Generation, I2VGenXLPipeline, OutputType, PipelineError,
-    Video, available_memory,
+    Video,
 };
 use image::RgbImage;
 
 use crate::{
     continuation::Source,
-    device::{faulted, largest_tensor},
+    device::{self, faulted, misfits},
     failure::Failure,
     job::Job,
     model::Model,
@@ -35,7 +35,7 @@ pub(crate) struct Session<'a, B: Backend> {
     pipeline: I2VGenXLPipeline<B>,
     /// With all weights, once they are loaded.
     resident: OnceCell<I2VGenXLPipeline<B>>,
-    /// Before any weights are loaded; none if this is not the device's memory.
+    /// What may be taken, before any weights are loaded.
     memory: Option<u64>,
     stop: Arc<AtomicBool>,
     quiet: bool,
@@ -52,7 +52,7 @@ impl<'a, B: Backend> Session<'a, B> {
             device: device.clone(),
             pipeline: model.pipeline(device)?,
             resident: OnceCell::new(),
-            memory: available_memory().filter(|_| model.device == "cpu"),
+            memory: device::memory(&model.device),
             stop,
             quiet,
             hashes: OnceCell::new(),
@@ -130,20 +130,17 @@ impl<'a, B: Backend> Session<'a, B> {
         let Some(estimate) = estimate else {
             return Ok(());
         };
-        let memory = self.memory.map(|memory| estimate.fits(memory));
-        let buffers = largest_tensor::<B>(&self.device).map(|limit| estimate.fits_buffers(limit));
         let allowed = job.settings.allow_oversize == Some(true);
-        let insist = "or insist with --allow-oversize";
-        for (result, of_device) in [(memory, false), (buffers, true)] {
-            let Some(Err(problem)) = result else { continue };
-            match (allowed, of_device) {
-                (false, false) => return Err(Failure::Input(format!("{problem}, {insist}"))),
-                (false, true) => {
-                    let device = self.model.device.clone();
-                    return Err(Failure::TooLarge { device, problem });
-                }
-                (true, _) if !self.quiet => eprintln!("warning: {problem}"),
-                (true, _) => {}
+        for problem in misfits::<B>(&estimate, self.memory, &self.device) {
+            if !allowed {
+                let problem = format!("{problem}, or insist with --allow-oversize");
+                return Err(match self.model.device.clone() {
+                    cpu if cpu == "cpu" => Failure::Input(problem),
+                    device => Failure::TooLarge { device, problem },
+                });
+            }
+            if !self.quiet {
+                eprintln!("warning: {problem}");
             }
         }
         Ok(())

@@ -22,12 +22,10 @@ pub use attention::{Mask, attention, frame_attention};
 pub use check::check;
 pub use conv::{Padding, conv2d, frame_conv, upsample_conv2d};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub use cube::{
-    fit_memory_budget, has_gpu_kernels, keep_kernels, largest_tensor, launches, record_launches,
-};
+pub use cube::{fit_memory_budget, has_gpu_kernels, keep_kernels, launches, record_launches};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::{linear, matmul};
-pub use memory::{in_turns, memory_budget, set_memory_budget};
+pub use memory::{in_turns, largest_tensor, memory_budget, set_memory_budget};
 pub use norm::{group_norm, layer_norm};
 pub use precision::{takes_half_weights, widened};
 pub use resize::nearest_resize;

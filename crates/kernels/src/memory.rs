@@ -23,6 +23,18 @@ pub fn set_memory_budget(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
 }
 
+/// Bytes of the largest tensor that a GPU backend can hold on a device: what one buffer may have. `None` for other backends.
+/// It opens the device.
+pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    return crate::cube::largest_tensor::<B>(device);
+    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    {
+        let _ = device;
+        None
+    }
+}
+
 /// Applies `f` to at most `turn` entries of axis `dim` at a time and joins the results along it. `f` also gets the index
 /// of the first entry.
 pub fn in_turns<B: Backend, const D: usize>(

@@ -1,12 +1,13 @@
 //! Speed of a device and of every stage of the model on it. `cargo xtask bench stages` runs it on the CPU, `cargo xtask bench
 //! gpu` builds and packs it for a machine without cargo.
 //!
-//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--only clip|unet|vae] [--steps N] [--launches]
+//!     bench_stages DEVICE [f16|bf16|f32] [--small] [--growth] [--only clip|unet|vae] [--steps N] [--blocks] [--launches]
 //!
 //! DEVICE is cpu, cuda or wgpu. Weights are random, made on the device, of the published sizes (`--small`: of toy sizes, to
 //! test the program). Operations are counted by the library's own estimate, which agrees with torch's counter. A rate is set
 //! beside that of a large matrix product on the same device in the same precision. `--growth` measures the UNet's step at
 //! more frames and pixels instead: its cost has to grow as the operations do. `--only` leaves out the other stages.
+//! `--blocks` times the parts of a step one by one, waiting behind each.
 //! `--launches` lists the kernels that one step of the UNet launches on a GPU.
 
 use std::{convert::Infallible, error::Error, time::Instant};
@@ -34,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let small = flag("--small").is_some();
     let growth = flag("--growth").is_some();
+    let blocks = flag("--blocks").is_some();
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     let launches = flag("--launches").is_some() && i2vgen_kernels::record_launches();
     let mut value = |name: &str| {
@@ -57,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         growth,
         only,
         steps,
+        blocks,
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         launches,
         on_cpu: arguments.first().is_some_and(|device| device == "cpu"),
@@ -82,6 +85,7 @@ struct Bench {
     growth: bool,
     only: Option<String>,
     steps: usize,
+    blocks: bool,
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     launches: bool,
     on_cpu: bool,
@@ -261,6 +265,11 @@ impl Bench {
                 B::sync(device).map_err(|e| format!("{e:?}"))?;
                 list(&i2vgen_kernels::launches());
             }
+            if self.blocks {
+                print_blocks::<B, _, _>(device, |after| {
+                    unet.forward_observed(x.clone(), 500.0, &prepared, after)
+                })?;
+            }
             let name = format!("UNet step, guidance, {size}");
             let flops = self.flops("denoise", [height, width_of_frame], frames)?;
             print(&name, seconds, flops, peak);
@@ -357,6 +366,7 @@ impl Bench {
             resident: false,
             tiling: None,
             slicing: false,
+            gpu: None,
         };
         let estimate = estimate(&folder, &input)?;
         let stage = estimate.stages.iter().find(|s| s.name == stage);
@@ -435,6 +445,39 @@ fn time<B: Backend, T, E: Into<Box<dyn Error>>>(
         println!("{:44}{:>10.1}", "  (the first call)", first * 1e3);
     }
     Ok(best)
+}
+
+/// Milliseconds of the parts of a step, the fewest of three times, and their share of all.
+fn print_blocks<B: Backend, T, E: Error + 'static>(
+    device: &B::Device,
+    step: impl Fn(&mut dyn FnMut(&str)) -> Result<T, E>,
+) -> Result<(), Box<dyn Error>> {
+    let mut best: Vec<(String, f64)> = Vec::new();
+    for _ in 0..3 {
+        let mut at = 0;
+        B::sync(device).map_err(|e| format!("{e:?}"))?;
+        let mut start = Instant::now();
+        step(&mut |name| {
+            // What went wrong is told by the wait that follows.
+            let _ = B::sync(device);
+            let seconds = start.elapsed().as_secs_f64();
+            match best.get_mut(at) {
+                Some((_, best)) => *best = best.min(seconds),
+                None => best.push((name.to_owned(), seconds)),
+            }
+            at += 1;
+            start = Instant::now();
+        })?;
+    }
+    let all: f64 = best.iter().map(|(_, seconds)| seconds).sum();
+    for (name, seconds) in best {
+        println!(
+            "  {name:42}{:>10.3}{:>9.1} %",
+            seconds * 1e3,
+            100.0 * seconds / all
+        );
+    }
+    Ok(())
 }
 
 /// How often each kernel was launched.

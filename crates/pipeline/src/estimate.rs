@@ -1,6 +1,7 @@
 //! What a run will need, before anything is loaded: memory and floating-point operations, from the configs alone.
 
 mod clip;
+mod gpu;
 mod memory;
 mod meter;
 mod tiles;
@@ -16,8 +17,9 @@ use i2vgen_vae::{AutoencoderKLConfig, Tiling, VaeError};
 use serde::Serialize;
 
 use crate::PipelineError;
+pub use gpu::GpuMemory;
 pub use memory::available_memory;
-use meter::{Classes, Meter, total};
+use meter::{Classes, HIDDEN_BUDGET, Meter, total};
 
 /// Tokens of a prompt with its padding.
 const TOKENS: f64 = 77.0;
@@ -72,6 +74,8 @@ pub struct EstimateInput {
     pub tiling: Option<Tiling>,
     /// Whether the VAE decodes the frames of a chunk one after the other.
     pub slicing: bool,
+    /// Where tensors lie, if that is a GPU.
+    pub gpu: Option<GpuMemory>,
 }
 
 /// What one stage needs.
@@ -85,7 +89,7 @@ pub struct StageEstimate {
     pub weight_bytes: u64,
     /// Most bytes of activations that are alive at once.
     pub activation_bytes: u64,
-    /// Most memory of the process in this stage.
+    /// Most memory of the process in this stage, or of the GPU.
     pub peak_bytes: u64,
     /// Floating-point operations of one run: a prompt, a picture, a model evaluation (the mean of them, if not all are full),
     /// a decoded frame.
@@ -99,7 +103,7 @@ impl StageEstimate {
         name: &'static str,
         count: &Count,
         runs: usize,
-        peak: f64,
+        peak_bytes: f64,
         bytes_per_value: f64,
     ) -> Self {
         let bytes = |values: Classes| (total(values) * bytes_per_value) as u64;
@@ -109,7 +113,7 @@ impl StageEstimate {
             parameters: total(count.parameters) as u64,
             weight_bytes: bytes(count.weights),
             activation_bytes: bytes(count.activations),
-            peak_bytes: (peak * bytes_per_value + BASE_BYTES) as u64,
+            peak_bytes: peak_bytes as u64,
             flops_per_run: count.flops_per_run as u64,
             runs: runs as u64,
         }
@@ -169,7 +173,8 @@ pub struct LargestTensor {
 /// Work is exact: convolutions, linear layers and attention, two operations for a multiply and add; what goes element by
 /// element is not counted. Memory is that of the CPU backend on Linux: a constant, the weights, and the activations that a
 /// walk through the modules finds alive. Small tensors lie on the allocator's heap, which keeps some of what is freed; large
-/// ones come and go. It is compared with measured runs in `tests/goldens/estimate/memory.json`.
+/// ones come and go. On a GPU they lie in the pages of a pool, some of which are empty, and the host's memory is not counted.
+/// It is compared with measured runs in `tests/goldens/estimate/memory.json`.
 ///
 /// # Errors
 /// If a config is missing or cannot be built, or a size is out of range.
@@ -204,6 +209,9 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         frames: input.num_frames as f64,
         latents,
         tokens: TOKENS,
+        hidden: input.gpu.map_or(HIDDEN_BUDGET, |gpu| {
+            gpu.budget as f64 / input.bytes_per_value as f64
+        }),
     };
     let table = text.vocab_size as f64 * text.hidden_size as f64;
     let mut encoder = clip::text(&text, input.clip_skip, TOKENS);
@@ -373,11 +381,17 @@ impl Estimate {
             let free = (heap - weights[0] - small + HOLES * small).min(HEAP_TOP);
             let running =
                 total(weights) + total(count.activations) + free.max(kept - weights[0] - small);
-            let peak = running.max(count.loading);
             let bytes = input.bytes_per_value as f64;
-            stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
             let [weight, other] = count.largest;
             let values = weight.max(other);
+            let peak = match input.gpu {
+                None => running.max(count.loading) * bytes + BASE_BYTES,
+                Some(gpu) => {
+                    let tensors = total(weights) + total(count.activations);
+                    gpu.peak(tensors * bytes, values * bytes)
+                }
+            };
+            stages.push(StageEstimate::new(name, count, *runs, peak, bytes));
             if (values * bytes) as u64 > largest_tensor.bytes {
                 let advice = match weight < other {
                     true => advice(name, input),

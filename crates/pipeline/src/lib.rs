@@ -25,7 +25,7 @@ pub use components::Components;
 pub use conditioning::EncodedPrompt;
 pub use error::PipelineError;
 pub use estimate::{
-    Estimate, EstimateInput, LargestTensor, StageEstimate, available_memory, estimate,
+    Estimate, EstimateInput, GpuMemory, LargestTensor, StageEstimate, available_memory, estimate,
 };
 pub use generate::{Event, Generation};
 pub use host_tensor::{Embeds, HostTensor, Latents};

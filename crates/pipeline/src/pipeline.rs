@@ -5,9 +5,9 @@ use i2vgen_checkpoint::Folder;
 use i2vgen_vae::Tiling;
 
 use crate::{
-    Components, EncodedPrompt, Estimate, EstimateInput, Event, GenerateOptions, Generation, Images,
-    Latents, OutputType, PipelineError, Prompt, VaeTiling, Video, components::Source, conditioning,
-    decode, estimate, generate,
+    Components, EncodedPrompt, Estimate, EstimateInput, Event, GenerateOptions, Generation,
+    GpuMemory, Images, Latents, OutputType, PipelineError, Prompt, VaeTiling, Video,
+    components::Source, conditioning, decode, estimate, generate,
 };
 
 /// Image and text to video (diffusers `I2VGenXLPipeline`).
@@ -189,6 +189,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
                 VaeTiling::Tiles(tiling) => tiling,
             }),
             slicing: options.vae_slicing,
+            gpu: GpuMemory::of::<B>(&self.device),
         };
         Ok(Some(estimate(folder, &input)?))
     }

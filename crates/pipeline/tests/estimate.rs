@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use i2vgen_checkpoint::Folder;
-use i2vgen_pipeline::{Estimate, EstimateInput, StageEstimate, estimate};
+use i2vgen_pipeline::{Estimate, EstimateInput, GpuMemory, StageEstimate, estimate};
 use i2vgen_vae::Tiling;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -71,6 +71,7 @@ fn input() -> EstimateInput {
         resident: false,
         tiling: None,
         slicing: false,
+        gpu: None,
     }
 }
 
@@ -178,6 +179,19 @@ fn case(case: &str) -> (&str, EstimateInput) {
             "num-inference-steps" => input.model_evaluations = value.parse().expect("steps"),
             "prompts" => input.videos = value.parse().expect("videos"),
             "split-guidance" => input.split_guidance = true,
+            "stream-unet" => input.stream_unet = true,
+            "bytes" => {
+                input.bytes_per_value = value.parse().expect("bytes");
+                input.bytes_per_weight = input.bytes_per_value;
+            }
+            // As CubeCL and `fit_memory_budget` do for a GPU with so many MiB.
+            "gpu" => {
+                let largest_page = value.parse::<u64>().expect("MiB") << 18;
+                input.gpu = Some(GpuMemory {
+                    largest_page,
+                    budget: (largest_page as usize / 16).clamp(64 << 20, 1 << 30),
+                });
+            }
             "keep-resident" => input.resident = true,
             "vae-slicing" => input.slicing = true,
             "vae-tiling" => {}
@@ -209,7 +223,9 @@ fn compare_memory(group: &str, least: usize, percent: std::ops::Range<f64>) {
         };
         let found = estimate(folder, &input).expect("estimated");
         println!("{found}");
-        let (estimated, bytes) = (found.peak_bytes as f64, bytes.as_f64().expect("a number"));
+        let driver = if input.gpu.is_some() { 0.5e9 } else { 0.0 };
+        let estimated = found.peak_bytes as f64 - driver;
+        let bytes = bytes.as_f64().expect("a number");
         let off = 100.0 * (estimated / bytes - 1.0);
         println!(
             "{name}: {:.0} MB, estimated {:.0} in {}: {off:+.1} %\n",
@@ -233,6 +249,12 @@ fn memory_of_the_runs_that_it_was_fitted_on() {
 #[test]
 fn memory_of_other_runs() {
     compare_memory("held_out", 12, -5.0..8.0);
+}
+
+/// With `tests/dry-cuda`, which counts what is allocated, and half a gigabyte for a real driver.
+#[test]
+fn memory_of_a_gpu() {
+    compare_memory("gpu", 14, -15.0..25.0);
 }
 
 #[test]

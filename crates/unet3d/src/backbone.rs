@@ -116,6 +116,8 @@ impl<B: Backend> Backbone<'_, B> {
     /// An empty `cache` is filled with what enters the last layer; a filled one gives that, so that only what is around it is
     /// computed.
     ///
+    /// `after` is called behind each part, with its name.
+    ///
     /// # Shapes
     /// `x [shared · frames, h, w, in]`, `time [1, time_dim]`, text of `rows`, a multiple of `shared` →
     /// `[rows, out, frames, h, w]`
@@ -126,6 +128,7 @@ impl<B: Backend> Backbone<'_, B> {
         frames: usize,
         text: &TextConditioning<B>,
         cache: Option<&mut DeepCache<B>>,
+        after: &mut dyn FnMut(&str),
     ) -> Result<Tensor<B, 5>, UNetError> {
         if text.contexts.len() != self.spatial_transformers().count() {
             return Err(UNetError::ForeignConditioning);
@@ -139,13 +142,15 @@ impl<B: Backend> Backbone<'_, B> {
             contexts: text.contexts.iter(),
         };
         let x = self.conv_in.forward(x);
+        after("conv_in");
         let x = pass.temporal(self.transformer_in, x);
+        after("transformer_in");
         let mut skips = vec![x.clone()];
         let x = match cache {
-            None => self.deep(x, &mut pass, &mut skips),
+            None => self.deep(x, &mut pass, &mut skips, after),
             Some(cache) => match &cache.deep {
                 None => {
-                    let deep = self.deep(x, &mut pass, &mut skips);
+                    let deep = self.deep(x, &mut pass, &mut skips, after);
                     cache.deep = Some(deep.clone());
                     deep
                 }
@@ -163,7 +168,9 @@ impl<B: Backend> Backbone<'_, B> {
         };
         let freeu = self.freeu_of(inner.len());
         let x = last.layer(last.len() - 1, x, &mut pass, &mut skips, freeu);
+        after(&format!("up_blocks.{}", inner.len()));
         let x = self.conv_out.forward(self.conv_norm_out.forward_silu(x));
+        after("conv_out");
         let [_, h, w, out] = x.dims();
         Ok(x.reshape([text.rows, frames, h, w, out])
             .permute([0, 4, 1, 2, 3]))
@@ -175,14 +182,18 @@ impl<B: Backend> Backbone<'_, B> {
         mut x: Tensor<B, 4>,
         pass: &mut Pass<'_, B>,
         skips: &mut Vec<Tensor<B, 4>>,
+        after: &mut dyn FnMut(&str),
     ) -> Tensor<B, 4> {
-        for block in self.down_blocks {
+        for (i, block) in self.down_blocks.iter().enumerate() {
             x = block.forward(x, pass, skips);
+            after(&format!("down_blocks.{i}"));
         }
         x = self.mid_block.forward(x, pass);
+        after("mid_block");
         let (last, inner) = self.up_blocks();
         for (i, block) in inner.iter().enumerate() {
             x = block.forward(x, pass, skips, self.freeu_of(i));
+            after(&format!("up_blocks.{i}"));
         }
         for i in 0..last.len() - 1 {
             x = last.layer(i, x, pass, skips, self.freeu_of(inner.len()));

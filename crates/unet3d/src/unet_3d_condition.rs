@@ -209,7 +209,8 @@ impl<B: Backend> UNet3DConditionModel<B> {
                 .cast(dtype)
                 .permute([0, 2, 3, 4, 1])
                 .reshape([videos * frames, h, w, channels]);
-        self.backbone().forward(x, time, frames, text, None)
+        self.backbone()
+            .forward(x, time, frames, text, None, &mut |_| ())
     }
 
     fn backbone(&self) -> Backbone<'_, B> {

@@ -278,7 +278,26 @@ impl<B: Backend> I2VGenXLUNet<B> {
         timestep: f64,
         conditioning: &Conditioning<B>,
     ) -> Result<Tensor<B, 5>, UNetError> {
-        self.run(latents, timestep, conditioning, None)
+        self.run(latents, timestep, conditioning, None, &mut |_| ())
+    }
+
+    /// As [`Self::forward`]. Calls `after` behind each part that the module has, with its name: `conv_in`, `transformer_in`,
+    /// `down_blocks.0`, …, `mid_block`, `up_blocks.0`, …, `conv_out`. A GPU may not have begun with it then; for its time,
+    /// wait for the device (`Backend::sync`).
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_observed(
+        &self,
+        latents: Tensor<B, 5>,
+        timestep: f64,
+        conditioning: &Conditioning<B>,
+        after: &mut dyn FnMut(&str),
+    ) -> Result<Tensor<B, 5>, UNetError> {
+        self.run(latents, timestep, conditioning, None, after)
     }
 
     /// As [`Self::forward`] if `cache` is empty, and fills it. Otherwise an approximation at a fraction of the work: only the
@@ -303,7 +322,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         conditioning: &Conditioning<B>,
         cache: &mut DeepCache<B>,
     ) -> Result<Tensor<B, 5>, UNetError> {
-        self.run(latents, timestep, conditioning, Some(cache))
+        self.run(latents, timestep, conditioning, Some(cache), &mut |_| ())
     }
 
     fn run(
@@ -312,6 +331,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         timestep: f64,
         conditioning: &Conditioning<B>,
         cache: Option<&mut DeepCache<B>>,
+        after: &mut dyn FnMut(&str),
     ) -> Result<Tensor<B, 5>, UNetError> {
         let [pictures, frames, h, w] = conditioning.dims;
         let (rows, channels) = (conditioning.rows(), self.config.in_channels);
@@ -337,7 +357,7 @@ impl<B: Backend> I2VGenXLUNet<B> {
         let features = repeated_to(conditioning.features.clone(), videos * frames);
         let x = Tensor::cat(vec![x, features], 3);
         self.backbone()
-            .forward(x, time, frames, &conditioning.text, cache)
+            .forward(x, time, frames, &conditioning.text, cache, after)
     }
 
     fn backbone(&self) -> Backbone<'_, B> {

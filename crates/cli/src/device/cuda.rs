@@ -40,6 +40,14 @@ pub(super) fn list() -> Result<Vec<Device>, String> {
         .collect()
 }
 
+/// Bytes of a device's memory.
+pub(super) fn memory(index: usize) -> Option<u64> {
+    let device = result::device::get(index as i32).ok()?;
+    // SAFETY: the handle comes from the driver, and this only reads.
+    let bytes = unsafe { result::device::total_mem(device) };
+    bytes.ok().map(|bytes| bytes as u64)
+}
+
 /// At least one, or an error.
 fn count() -> Result<usize, String> {
     // Without the driver's library, cudarc panics.

@@ -96,6 +96,9 @@ fn one_line(info: &PanicHookInfo<'_>) -> String {
     // What burn adds to the reason.
     let words = words.trim_start_matches("called `Result::unwrap()` on an `Err` value: ");
     let words = words.trim_end().trim_end_matches("No backtrace available");
+    let words = words
+        .split_once("The server is in an invalid state\nCaused by:\n  [")
+        .map_or(words, |(_, cause)| cause);
     let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(LONGEST) {
         line.truncate(end);

@@ -20,9 +20,8 @@ use burn_cubecl::cubecl::cuda::CudaRuntime;
 #[cfg(feature = "wgpu")]
 use burn_cubecl::cubecl::wgpu::WgpuRuntime;
 
-/// Bytes of the largest tensor that a GPU backend can hold on a device: what one buffer may have. `None` for other backends.
-/// It opens the device.
-pub fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
+/// See [`crate::largest_tensor`].
+pub(crate) fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
     let device: &dyn Any = device;
     #[cfg(feature = "wgpu")]
     if let Some(client) = client::<WgpuRuntime>(device) {

@@ -19,7 +19,8 @@ mod norm;
 mod products;
 mod softmax;
 
-pub use device::{fit_memory_budget, keep_kernels, largest_tensor};
+pub(crate) use device::largest_tensor;
+pub use device::{fit_memory_budget, keep_kernels};
 pub use launches::{launches, record_launches};
 
 use std::any::{Any, TypeId};

@@ -58,8 +58,8 @@ const LARGE: f64 = (8 << 20) as f64;
 const PATCH_BUDGET: f64 = (2 << 20) as f64;
 /// While a weight is read, it is there as often besides itself: in the file's format and being converted.
 const LOAD_COPIES: f64 = 1.5;
-/// Hidden values of a feed-forward layer of `unet3d` that exist at once.
-const HIDDEN_BUDGET: f64 = (16 << 20) as f64;
+/// Hidden values of a feed-forward layer of `unet3d` that exist at once on the CPU.
+pub(super) const HIDDEN_BUDGET: f64 = (16 << 20) as f64;
 
 /// Of both classes.
 pub(super) fn total(values: Classes) -> f64 {
@@ -186,14 +186,14 @@ impl Meter {
         y
     }
 
-    /// The feed-forward layer of `unet3d`, done in turns of a fixed budget. Frees `x`.
-    pub(super) fn feed_forward(&mut self, x: Map, inner: f64, gated: bool) -> Map {
+    /// The feed-forward layer of `unet3d`, done in turns of so many hidden values. Frees `x`.
+    pub(super) fn feed_forward(&mut self, x: Map, inner: f64, gated: bool, budget: f64) -> Map {
         let width = if gated { 2.0 * inner } else { inner };
         for weight in [x.c * width, width, inner * x.c, x.c] {
             self.own(weight);
         }
         self.flops += 2.0 * x.values() * (width + inner);
-        let turn = (HIDDEN_BUDGET / width).floor().max(1.0);
+        let turn = (budget / width).floor().max(1.0);
         // A turn's hidden values and, gated, their product with the gate.
         let gate = if gated { inner } else { 0.0 };
         if x.rows() <= turn {

@@ -23,6 +23,8 @@ pub(super) struct Size {
     pub(super) latents: [usize; 2],
     /// Text tokens.
     pub(super) tokens: f64,
+    /// Hidden values of a feed-forward layer that exist at once.
+    pub(super) hidden: f64,
 }
 
 /// Most parameters that are in memory when layers are read as they are used: those outside of the levels, which stay, and the
@@ -119,7 +121,7 @@ impl Walk {
             m.frame_attention(q, frames)
         });
         m.free(x);
-        let features = m.feed_forward(y, 4.0 * channels, false);
+        let features = m.feed_forward(y, 4.0 * channels, false, self.size.hidden);
         m.free(features);
         self.held[features.class()] += features.values();
     }
@@ -302,7 +304,7 @@ impl Walk {
     fn finish_transformer(&mut self, x: Map, y: Map) -> Map {
         let m = &mut self.step;
         let normed = m.norm(y);
-        let fed = m.feed_forward(normed, 4.0 * y.c, true);
+        let fed = m.feed_forward(normed, 4.0 * y.c, true, self.size.hidden);
         m.free(y);
         let sum = m.linear(fed, x.c, true);
         m.free(fed);
