@@ -5,7 +5,10 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend, bf16, f16};
 
-use crate::{Mask, Operation, Padding, attention, conv2d, frame_conv, linear};
+use crate::{
+    End, Mask, Operation, Padding, attention, conv2d, conv2d_add, frame_conv, frame_conv_add,
+    linear, linear_add, linear_geglu,
+};
 
 /// How many results are computed again on the host, if there are more.
 const SAMPLES: usize = 4096;
@@ -23,18 +26,21 @@ pub fn check<B: Backend>(operation: &Operation, dtype: DType, device: &B::Device
             bias,
             stride,
             padding,
+            residual,
         } => {
             let [a, w] = [input(count(&x), 1), input(count(&weight), 2)];
             let b = bias.map(|rows| input(rows * weight[0], 3));
-            let y = conv2d::<B>(
-                a.tensor(x, device),
-                w.tensor(weight, device),
-                b.as_ref()
-                    .map(|b| b.tensor([b.0.len() / weight[0], weight[0]], device)),
-                stride,
-                padding,
-            );
-            let dims = y.dims();
+            let bias = |b: &Input| b.tensor([b.0.len() / weight[0], weight[0]], device);
+            let (image, kernel) = (a.tensor(x, device), w.tensor(weight, device));
+            let bias = b.as_ref().map(bias);
+            let size = |i: usize, both: usize| (x[i] + both - weight[i + 1]) / stride + 1;
+            let h = size(1, padding.top + padding.bottom);
+            let dims = [x[0], h, size(2, padding.left + padding.right), weight[0]];
+            let r = residual.then(|| input(count(&dims), 4));
+            let y = match &r {
+                None => conv2d::<B>(image, kernel, bias, stride, padding),
+                Some(r) => conv2d_add(image, kernel, bias, stride, padding, r.tensor(dims, device)),
+            };
             let sample = samples(count(&dims)).map(|at| {
                 let [n, row, column, channel] = position(at, dims);
                 let sum = conv_at(
@@ -48,18 +54,20 @@ pub fn check<B: Backend>(operation: &Operation, dtype: DType, device: &B::Device
                     let rows = b.0.len() / weight[0];
                     b.at(n / (x[0] / rows) * weight[0] + channel)
                 });
-                (at, sum + shift)
+                (at, sum + shift + r.as_ref().map_or(0.0, |r| r.at(at)))
             });
             difference(y, sample)
         }
-        Operation::FrameConv { x, out } => {
+        Operation::FrameConv { x, out, residual } => {
             let [b, f, s, c] = x;
             let [a, w, shift] = [input(count(&x), 1), input(out * c * 3, 2), input(out, 3)];
-            let y = frame_conv::<B>(
-                a.tensor(x, device),
-                w.tensor([out, c, 3, 1, 1], device),
-                shift.tensor([out], device),
-            );
+            let (frames, taps) = (a.tensor(x, device), w.tensor([out, c, 3, 1, 1], device));
+            let bias = shift.tensor([out], device);
+            let r = residual.then(|| input(b * f * s * out, 4));
+            let y = match &r {
+                None => frame_conv::<B>(frames, taps, bias),
+                Some(r) => frame_conv_add(frames, taps, bias, r.tensor([b, f, s, out], device)),
+            };
             let sample = samples(b * f * s * out).map(|at| {
                 let [batch, frame, place, channel] = position(at, [b, f, s, out]);
                 let taps = (0..3).filter(|tap| (1..=f).contains(&(frame + tap)));
@@ -70,7 +78,10 @@ pub fn check<B: Backend>(operation: &Operation, dtype: DType, device: &B::Device
                         (0..c).map(product).sum::<f64>()
                     })
                     .sum();
-                (at, sum + shift.at(channel))
+                (
+                    at,
+                    sum + shift.at(channel) + r.as_ref().map_or(0.0, |r| r.at(at)),
+                )
             });
             difference(y, sample)
         }
@@ -78,19 +89,34 @@ pub fn check<B: Backend>(operation: &Operation, dtype: DType, device: &B::Device
             x: [rows, c],
             out,
             bias,
+            end,
         } => {
-            let [a, w] = [input(rows * c, 1), input(out * c, 2)];
-            let b = bias.then(|| input(out, 3));
-            let y = linear::<B, 2>(
-                a.tensor([rows, c], device),
-                w.tensor([out, c], device),
-                b.as_ref().map(|b| b.tensor([out], device)),
+            let columns = if end == End::Geglu { 2 * out } else { out };
+            let [a, w] = [input(rows * c, 1), input(columns * c, 2)];
+            let b = bias.then(|| input(columns, 3));
+            let r = (end == End::Residual).then(|| input(rows * out, 4));
+            let (x, weight) = (
+                a.tensor([1, rows, c], device),
+                w.tensor([columns, c], device),
             );
+            let bias = b.as_ref().map(|b| b.tensor([columns], device));
+            let y = match (end, &r) {
+                (End::Geglu, _) => linear_geglu::<B>(x, weight, bias),
+                (_, Some(r)) => linear_add(x, weight, bias, r.tensor([1, rows, out], device)),
+                _ => linear(x, weight, bias),
+            };
             let sample = samples(rows * out).map(|at| {
                 let (row, channel) = (at / out, at % out);
-                let product = |i: usize| a.at(row * c + i) * w.at(channel * c + i);
-                let sum: f64 = (0..c).map(product).sum();
-                (at, sum + b.as_ref().map_or(0.0, |b| b.at(channel)))
+                let value = |channel: usize| {
+                    let product = |i: usize| a.at(row * c + i) * w.at(channel * c + i);
+                    let sum: f64 = (0..c).map(product).sum();
+                    sum + b.as_ref().map_or(0.0, |b| b.at(channel))
+                };
+                let value = match end {
+                    End::Geglu => value(channel) * gelu(value(channel + out)),
+                    _ => value(channel) + r.as_ref().map_or(0.0, |r| r.at(at)),
+                };
+                (at, value)
             });
             difference(y, sample)
         }
@@ -133,6 +159,26 @@ pub fn check<B: Backend>(operation: &Operation, dtype: DType, device: &B::Device
             difference(y, sample)
         }
     }
+}
+
+/// `x · Φ(x)`: half of the error function's integral by Simpson's rule.
+fn gelu(x: f64) -> f64 {
+    const STEPS: usize = 1000;
+    let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    // Beyond it the density is 0 in f64.
+    let end = x.clamp(-40.0, 40.0);
+    let width = end / STEPS as f64;
+    let weight = |i: usize| {
+        if i == 0 || i == STEPS {
+            1.0
+        } else {
+            2.0 + 2.0 * (i % 2) as f64
+        }
+    };
+    let sum: f64 = (0..=STEPS)
+        .map(|i| weight(i) * density(i as f64 * width))
+        .sum();
+    x * (0.5 + sum * width / 3.0)
 }
 
 /// One result of a convolution, without bias.

@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, backend::Backend, module, ops::ConvOptions};
 
 use crate::{
+    add,
     linear::linear,
     nearest_resize,
     precision::widened,
@@ -46,13 +47,71 @@ pub fn conv2d<B: Backend>(
     stride: usize,
     padding: Padding,
 ) -> Tensor<B, 4> {
+    conv2d_onto(x, weight, bias, stride, padding, None)
+}
+
+/// [`conv2d`] and its result added to `residual`: the end of a residual block. On a GPU with matrix units that is one kernel,
+/// which rounds once.
+///
+/// # Shapes
+/// As [`conv2d`], with `residual [n, h', w', out]`.
+pub fn conv2d_add<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 2>>,
+    stride: usize,
+    padding: Padding,
+    residual: Tensor<B, 4>,
+) -> Tensor<B, 4> {
+    conv2d_onto(x, weight, bias, stride, padding, Some(residual))
+}
+
+fn conv2d_onto<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 2>>,
+    stride: usize,
+    padding: Padding,
+    residual: Option<Tensor<B, 4>>,
+) -> Tensor<B, 4> {
     note(|| Operation::Conv2d {
         x: x.dims(),
         weight: weight.dims(),
         bias: bias.as_ref().map(|bias| bias.dims()[0]),
         stride,
         padding,
+        residual: residual.is_some(),
     });
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = {
+        let weight = weight.clone().permute([0, 2, 3, 1]);
+        let (bias, residual) = (bias.as_ref(), residual.as_ref());
+        match crate::cube::try_conv2d(x, &weight, bias, stride, padding, residual) {
+            Ok(done) => return done,
+            Err(x) => x,
+        }
+    };
+    plus(conv2d_alone(x, weight, bias, stride, padding), residual)
+}
+
+/// `y + residual`, if there is one.
+pub(crate) fn plus<B: Backend, const D: usize>(
+    y: Tensor<B, D>,
+    residual: Option<Tensor<B, D>>,
+) -> Tensor<B, D> {
+    match residual {
+        Some(residual) => add(y, residual),
+        None => y,
+    }
+}
+
+fn conv2d_alone<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 2>>,
+    stride: usize,
+    padding: Padding,
+) -> Tensor<B, 4> {
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_conv2d(x, &weight, bias.as_ref(), stride, padding) {
         Ok(done) => return done,
@@ -79,14 +138,6 @@ pub fn conv2d<B: Backend>(
             extended(extended(x, 1, top, bottom), 2, left, right),
             [0, 0],
         )
-    };
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    let x = {
-        let weight = weight.clone().permute([0, 2, 3, 1]);
-        match crate::cube::try_conv2d(x, &weight, bias.as_ref(), stride, symmetric) {
-            Ok(done) => return done,
-            Err(x) => x,
-        }
     };
     let y = convolved(x, weight, stride, symmetric);
     match bias {
@@ -171,10 +222,60 @@ pub fn frame_conv<B: Backend>(
     weight: Tensor<B, 5>,
     bias: Tensor<B, 1>,
 ) -> Tensor<B, 4> {
+    frame_conv_onto(x, weight, bias, None)
+}
+
+/// [`frame_conv`] and its result added to `residual`, on a GPU with matrix units in one kernel.
+///
+/// # Shapes
+/// As [`frame_conv`], with `residual [b, f, s, out]`.
+pub fn frame_conv_add<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    residual: Tensor<B, 4>,
+) -> Tensor<B, 4> {
+    frame_conv_onto(x, weight, bias, Some(residual))
+}
+
+fn frame_conv_onto<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+    residual: Option<Tensor<B, 4>>,
+) -> Tensor<B, 4> {
     note(|| Operation::FrameConv {
         x: x.dims(),
         out: weight.dims()[0],
+        residual: residual.is_some(),
     });
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = {
+        // Frames are the rows, positions the columns of an image.
+        let [out, c, ..] = weight.dims();
+        let weight = weight
+            .clone()
+            .permute([0, 2, 3, 4, 1])
+            .reshape([out, 3, 1, c]);
+        let (bias, residual) = (bias.clone().unsqueeze(), residual.as_ref());
+        let padding = Padding {
+            left: 0,
+            right: 0,
+            ..Padding::same(1)
+        };
+        match crate::cube::try_conv2d(x, &weight, Some(&bias), 1, padding, residual) {
+            Ok(done) => return done,
+            Err(x) => x,
+        }
+    };
+    plus(frame_conv_alone(x, weight, bias), residual)
+}
+
+fn frame_conv_alone<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 5>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, 4> {
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_frame_conv(x, &weight, &bias) {
         Ok(done) => return done,
@@ -190,20 +291,6 @@ pub fn frame_conv<B: Backend>(
     }) {
         Ok(done) => return done,
         Err(x) => x,
-    };
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    let x = {
-        // Frames are the rows, positions the columns of an image.
-        let [out, c, ..] = weight.dims();
-        let weight = weight
-            .clone()
-            .permute([0, 2, 3, 4, 1])
-            .reshape([out, 3, 1, c]);
-        let bias = bias.clone().unsqueeze();
-        match crate::cube::try_conv2d(x, &weight, Some(&bias), 1, [1, 0]) {
-            Ok(done) => return done,
-            Err(x) => x,
-        }
     };
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     if crate::cube::eligible(&x) {

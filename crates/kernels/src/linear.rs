@@ -2,7 +2,13 @@
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 
-use crate::trace::{Operation, note};
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use crate::cube::Ending;
+use crate::{
+    conv::plus,
+    geglu,
+    trace::{End, Operation, note},
+};
 
 /// `x · weightᵀ (+ bias)` on the last axis.
 ///
@@ -13,16 +19,87 @@ pub fn linear<B: Backend, const D: usize>(
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, D> {
+    linear_onto(x, weight, bias, None)
+}
+
+/// [`linear`] and its result added to `residual`, on a GPU with matrix units in one kernel, which rounds once.
+///
+/// # Shapes
+/// As [`linear`], with `residual [.., out]`.
+pub fn linear_add<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    residual: Tensor<B, D>,
+) -> Tensor<B, D> {
+    linear_onto(x, weight, bias, Some(residual))
+}
+
+/// [`linear`] and [`geglu`](crate::geglu) of its result. On a GPU with matrix units the hidden values are never written.
+///
+/// # Shapes
+/// `x [.., in]`, `weight [2 · out, in]`, `bias [2 · out]` → `[.., out]`
+pub fn linear_geglu<B: Backend>(
+    x: Tensor<B, 3>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 3> {
+    note_linear(&x, &weight, bias.is_some(), End::Geglu);
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = match crate::cube::try_linear(x, &weight, bias.as_ref(), Ending::Geglu) {
+        Ok(done) => return done,
+        Err(x) => x,
+    };
+    geglu(linear_alone(x, weight, bias))
+}
+
+fn linear_onto<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    residual: Option<Tensor<B, D>>,
+) -> Tensor<B, D> {
+    let end = residual.as_ref().map_or(End::None, |_| End::Residual);
+    note_linear(&x, &weight, bias.is_some(), end);
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    let x = {
+        let ending = residual.clone().map_or(Ending::None, Ending::Residual);
+        match crate::cube::try_linear(x, &weight, bias.as_ref(), ending) {
+            Ok(done) => return done,
+            Err(x) => x,
+        }
+    };
+    plus(linear_alone(x, weight, bias), residual)
+}
+
+fn note_linear<B: Backend, const D: usize>(
+    x: &Tensor<B, D>,
+    weight: &Tensor<B, 2>,
+    bias: bool,
+    end: End,
+) {
+    note(|| {
+        let [out, input] = weight.dims();
+        let out = if end == End::Geglu { out / 2 } else { out };
+        Operation::Linear {
+            x: [x.shape().num_elements() / input, input],
+            out,
+            bias,
+            end,
+        }
+    });
+}
+
+fn linear_alone<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
     let mut dims = x.dims();
     let [out, input] = weight.dims();
     let rows = x.shape().num_elements() / input;
     let x = x.reshape([rows, input]);
     dims[D - 1] = out;
-    note(|| Operation::Linear {
-        x: [rows, input],
-        out,
-        bias: bias.is_some(),
-    });
     #[cfg(feature = "flex")]
     let x = match crate::flex::try_linear(x, &weight, bias.as_ref()) {
         Ok(done) => return done.reshape(dims),
@@ -38,16 +115,6 @@ pub fn linear<B: Backend, const D: usize>(
     }) {
         Ok(done) => return done.reshape(dims),
         Err(x) => x,
-    };
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    let x = {
-        let x = x.reshape([1, 1, rows, input]);
-        let weight = weight.clone().reshape([out, 1, 1, input]);
-        let bias = bias.clone().map(|bias| bias.unsqueeze());
-        match crate::cube::try_conv2d(x, &weight, bias.as_ref(), 1, [0; 2]) {
-            Ok(done) => return done.reshape(dims),
-            Err(x) => x.reshape([rows, input]),
-        }
     };
     let dtype = x.dtype();
     let y = matmul(x, weight.transpose(), dtype);

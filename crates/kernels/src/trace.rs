@@ -25,6 +25,8 @@ pub enum Operation {
         stride: usize,
         /// With zeros.
         padding: Padding,
+        /// Whether something is added to the result.
+        residual: bool,
     },
     /// [`frame_conv`](crate::frame_conv)
     FrameConv {
@@ -32,6 +34,8 @@ pub enum Operation {
         x: [usize; 4],
         /// Channels of the result.
         out: usize,
+        /// Whether something is added to the result.
+        residual: bool,
     },
     /// [`linear`](crate::linear)
     Linear {
@@ -41,6 +45,8 @@ pub enum Operation {
         out: usize,
         /// Whether there is one.
         bias: bool,
+        /// What is done with the result.
+        end: End,
     },
     /// [`attention`](crate::attention), also that of [`frame_attention`](crate::frame_attention) where it is composed
     Attention {
@@ -53,6 +59,17 @@ pub enum Operation {
         /// Which keys a query sees.
         mask: Mask,
     },
+}
+
+/// What follows on a linear layer in the same kernel, where a backend has such kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// Nothing.
+    None,
+    /// An addition: [`linear_add`](crate::linear_add).
+    Residual,
+    /// The gate: [`linear_geglu`](crate::linear_geglu).
+    Geglu,
 }
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);

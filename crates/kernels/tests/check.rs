@@ -14,41 +14,31 @@ fn operations() -> Vec<Operation> {
         bias,
         stride,
         padding,
+        residual: bias == Some(2),
     };
+    let frame_conv = |x, out, residual| Operation::FrameConv { x, out, residual };
+    let linear = |x, out, bias, end| Operation::Linear { x, out, bias, end };
     let one_sided = Padding {
         bottom: 1,
         right: 1,
         ..Padding::same(0)
     };
+    let [none, same] = [Padding::same(0), Padding::same(1)];
     vec![
-        conv([2, 9, 7, 5], [6, 5, 3, 3], Some(1), 1, Padding::same(1)),
-        conv([4, 9, 7, 5], [6, 5, 3, 3], Some(2), 2, Padding::same(1)),
+        conv([2, 9, 7, 5], [6, 5, 3, 3], Some(1), 1, same),
+        conv([4, 9, 7, 5], [6, 5, 3, 3], Some(2), 2, same),
         conv([1, 8, 9, 4], [6, 4, 3, 3], None, 2, one_sided),
-        conv(
-            [1, 40, 41, 32],
-            [64, 32, 1, 1],
-            Some(1),
-            1,
-            Padding::same(0),
-        ),
-        Operation::FrameConv {
-            x: [2, 5, 60, 24],
-            out: 33,
-        },
-        Operation::FrameConv {
-            x: [1, 1, 6, 8],
-            out: 4,
-        },
-        Operation::Linear {
-            x: [300, 70],
-            out: 33,
-            bias: true,
-        },
-        Operation::Linear {
-            x: [1, 5],
-            out: 7,
-            bias: false,
-        },
+        conv([1, 40, 41, 32], [64, 32, 1, 1], Some(1), 1, none),
+        // Sizes that matrix units take.
+        conv([2, 19, 7, 24], [168, 24, 3, 3], Some(2), 1, same),
+        frame_conv([2, 5, 60, 24], 33, false),
+        frame_conv([2, 5, 60, 24], 34, true),
+        frame_conv([1, 1, 6, 8], 4, false),
+        linear([300, 70], 33, true, End::None),
+        linear([300, 72], 34, true, End::Residual),
+        linear([300, 72], 34, true, End::Geglu),
+        linear([130, 40], 160, false, End::Geglu),
+        linear([1, 5], 7, false, End::None),
         Operation::Attention {
             q: [2, 300, 32],
             m: 33,

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use i2vgen_kernels::{
-    LayerNorm, Linear, Mask, add, attention, frame_attention, geglu, gelu, in_turns, memory_budget,
+    LayerNorm, Linear, Mask, attention, frame_attention, gelu, in_turns, memory_budget,
 };
 
 use crate::backbone::repeated_to;
@@ -52,40 +52,44 @@ impl<B: Backend> Attention<B> {
         }
     }
 
-    /// Between the tokens of one image.
+    /// Between the tokens of one image, added to `residual`.
     ///
     /// # Shapes
-    /// `[n, tokens, dim]` → the same
-    pub(crate) fn forward_self(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// `[n, tokens, dim]` both → the same
+    pub(crate) fn forward_self(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
         let q = self.to_q.forward(x.clone());
         let k = self.to_k.forward(x.clone());
         let v = self.to_v.forward(x);
-        self.to_out
-            ._0
-            .forward(attention(q, k, v, self.heads, Mask::None))
+        let y = attention(q, k, v, self.heads, Mask::None);
+        self.to_out._0.forward_add(y, residual)
     }
 
-    /// From the tokens of an image to a context that serves all frames of its video.
+    /// From the tokens of an image to a context that serves all frames of its video, added to `residual`.
     ///
     /// # Shapes
-    /// `x [rows · frames, tokens, dim]`, context of `rows` → the shape of `x`
-    pub(crate) fn forward_cross(&self, x: Tensor<B, 3>, context: &KeyValue<B>) -> Tensor<B, 3> {
+    /// `x` and `residual [rows · frames, tokens, dim]`, context of `rows` → the shape of `x`
+    pub(crate) fn forward_cross(
+        &self,
+        x: Tensor<B, 3>,
+        context: &KeyValue<B>,
+        residual: Tensor<B, 3>,
+    ) -> Tensor<B, 3> {
         let q = self.to_q.forward(x);
         let KeyValue { key, value } = context.clone();
-        self.to_out
-            ._0
-            .forward(attention(q, key, value, self.heads, Mask::None))
+        let y = attention(q, key, value, self.heads, Mask::None);
+        self.to_out._0.forward_add(y, residual)
     }
 
-    /// Between the frames, separately at every position.
+    /// Between the frames, separately at every position, added to `residual`.
     ///
     /// # Shapes
-    /// `[b, f, s, dim]` → the same
-    pub(crate) fn forward_frames(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    /// `[b, f, s, dim]` both → the same
+    pub(crate) fn forward_frames(&self, x: Tensor<B, 4>, residual: Tensor<B, 4>) -> Tensor<B, 4> {
         let q = self.to_q.forward(x.clone());
         let k = self.to_k.forward(x.clone());
         let v = self.to_v.forward(x);
-        self.to_out._0.forward(frame_attention(q, k, v, self.heads))
+        let y = frame_attention(q, k, v, self.heads);
+        self.to_out._0.forward_add(y, residual)
     }
 
     /// Keys and values of a context.
@@ -129,28 +133,38 @@ impl<B: Backend> FeedForward<B> {
         }
     }
 
-    /// Hidden values beyond the [`memory_budget`] are computed in turns.
+    /// Added to `residual`. Hidden values beyond the [`memory_budget`] are computed in turns.
     ///
     /// # Shapes
-    /// `[.., dim]` → the same
-    pub(crate) fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+    /// `[.., dim]` both → the same
+    pub(crate) fn forward_add<const D: usize>(
+        &self,
+        x: Tensor<B, D>,
+        residual: Tensor<B, D>,
+    ) -> Tensor<B, D> {
         let dims = x.dims();
         let dim = dims[D - 1];
         let rows = dims.iter().product::<usize>() / dim;
         let width = self.net._0.proj.weight.lazy_shape()[0];
         let turn = memory_budget() / (x.dtype().size() * width);
-        let x = x.reshape([1, rows, dim]);
-        in_turns(x, turn, 1, |x, _| self.turn(x)).reshape(dims)
+        let (x, residual) = (x.reshape([1, rows, dim]), residual.reshape([1, rows, dim]));
+        let y = in_turns(x, turn, 1, |x, start| {
+            let residual = match x.dims()[1] {
+                all if all == rows => residual.clone(),
+                part => residual.clone().narrow(1, start, part),
+            };
+            self.turn(x, residual)
+        });
+        y.reshape(dims)
     }
 
-    fn turn(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let hidden = self.net._0.proj.forward(x);
-        let hidden = if self.gated {
-            geglu(hidden)
-        } else {
-            gelu(hidden)
+    fn turn(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
+        let project = &self.net._0.proj;
+        let hidden = match self.gated {
+            true => project.forward_geglu(x),
+            false => gelu(project.forward(x)),
         };
-        self.net._2.forward(hidden)
+        self.net._2.forward_add(hidden, residual)
     }
 }
 
@@ -197,11 +211,11 @@ impl<B: Backend> BasicTransformerBlock<B> {
         context: &KeyValue<B>,
         images: usize,
     ) -> Tensor<B, 3> {
-        let x = add(self.attn1.forward_self(self.norm1.forward(x.clone())), x);
+        let x = self.attn1.forward_self(self.norm1.forward(x.clone()), x);
         let x = repeated_to(x, images);
         let normed = self.norm2.forward(x.clone());
-        let x = add(self.attn2.forward_cross(normed, context), x);
-        add(self.ff.forward(self.norm3.forward(x.clone())), x)
+        let x = self.attn2.forward_cross(normed, context, x);
+        self.ff.forward_add(self.norm3.forward(x.clone()), x)
     }
 
     /// Twice between the frames.
@@ -209,8 +223,8 @@ impl<B: Backend> BasicTransformerBlock<B> {
     /// # Shapes
     /// `x [b, f, s, dim]` → the same
     pub(crate) fn forward_temporal(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = add(self.attn1.forward_frames(self.norm1.forward(x.clone())), x);
-        let x = add(self.attn2.forward_frames(self.norm2.forward(x.clone())), x);
-        add(self.ff.forward(self.norm3.forward(x.clone())), x)
+        let x = self.attn1.forward_frames(self.norm1.forward(x.clone()), x);
+        let x = self.attn2.forward_frames(self.norm2.forward(x.clone()), x);
+        self.ff.forward_add(self.norm3.forward(x.clone()), x)
     }
 }

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, Padding, add, nearest_resize};
+use i2vgen_kernels::{Conv2d, FrameConv, GroupNorm, Linear, Padding, nearest_resize};
 
 /// Epsilon of the group norms in front of convolutions.
 pub(crate) const RESNET_NORM_EPS: f64 = 1e-5;
@@ -47,12 +47,11 @@ impl<B: Backend> ResnetBlock2D<B> {
         let time = self.time_emb_proj.forward(time.clone());
         let h = self.norm1.forward_silu(x.clone());
         let h = self.conv1.forward_with(h, time);
-        let h = self.conv2.forward(self.norm2.forward_silu(h));
         let x = match &self.conv_shortcut {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        add(h, x)
+        self.conv2.forward_add(self.norm2.forward_silu(h), x)
     }
 }
 
@@ -105,10 +104,11 @@ impl<B: Backend> TemporalConvLayer<B> {
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let first = &self.conv1;
         let mut h = first._2.forward(first._0.forward_silu(x.clone()));
-        for stage in [&self.conv2, &self.conv3, &self.conv4] {
+        for stage in [&self.conv2, &self.conv3] {
             h = stage._3.forward(stage._0.forward_silu(h));
         }
-        add(h, x)
+        let last = &self.conv4;
+        last._3.forward_add(last._0.forward_silu(h), x)
     }
 }
 

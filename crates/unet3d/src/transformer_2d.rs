@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, Linear, add};
+use i2vgen_kernels::{GroupNorm, Linear};
 
 use crate::{
     attention::{BasicTransformerBlock, KeyValue},
@@ -59,8 +59,8 @@ impl<B: Backend> Transformer2DModel<B> {
         for block in &self.transformer_blocks {
             y = block.forward_spatial(y, context, images);
         }
-        let y = self.proj_out.forward(y).reshape([images, h, w, c]);
-        add(y, repeated_to(x, images))
+        let x = repeated_to(x, images).reshape([images, h * w, c]);
+        self.proj_out.forward_add(y, x).reshape([images, h, w, c])
     }
 
     /// Keys and values that the cross-attention takes from a context.

@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, LayerNorm, Linear, add};
+use i2vgen_kernels::{GroupNorm, LayerNorm, Linear};
 
 use crate::{
     attention::{Attention, BasicTransformerBlock, FeedForward, LAYER_NORM_EPS},
@@ -47,7 +47,7 @@ impl<B: Backend> TransformerTemporalModel<B> {
         for block in &self.transformer_blocks {
             y = block.forward_temporal(y);
         }
-        add(self.proj_out.forward(y), x)
+        self.proj_out.forward_add(y, x)
     }
 }
 
@@ -73,7 +73,7 @@ impl<B: Backend> I2VGenXLTransformerTemporalEncoder<B> {
     /// # Shapes
     /// `x [b, f, s, c]` → the same
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let x = self.attn1.forward_frames(self.norm1.forward(x.clone())) + x;
-        self.ff.forward(x.clone()) + x
+        let x = self.attn1.forward_frames(self.norm1.forward(x.clone()), x);
+        self.ff.forward_add(x.clone(), x)
     }
 }

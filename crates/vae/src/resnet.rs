@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{Conv2d, GroupNorm, Padding, add};
+use i2vgen_kernels::{Conv2d, GroupNorm, Padding};
 
 /// Epsilon of every norm in the VAE.
 pub(crate) const EPS: f64 = 1e-6;
@@ -35,12 +35,11 @@ impl<B: Backend> ResnetBlock2D<B> {
     /// `[n, h, w, in]` → `[n, h, w, out]`
     pub(crate) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let h = self.conv1.forward(self.norm1.forward_silu(x.clone()));
-        let h = self.conv2.forward(self.norm2.forward_silu(h));
         let x = match &self.conv_shortcut {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        add(h, x)
+        self.conv2.forward_add(self.norm2.forward_silu(h), x)
     }
 }
 

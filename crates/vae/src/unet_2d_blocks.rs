@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use i2vgen_kernels::{GroupNorm, Linear, Mask, add, attention};
+use i2vgen_kernels::{GroupNorm, Linear, Mask, attention};
 
 use crate::resnet::{Downsample2D, EPS, ResnetBlock2D, Upsample2D};
 
@@ -139,10 +139,11 @@ impl<B: Backend> Attention<B> {
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let [n, h, w, c] = x.dims();
         let tokens = self.group_norm.forward(x.clone()).reshape([n, h * w, c]);
+        let x = x.reshape([n, h * w, c]);
         let q = self.to_q.forward(tokens.clone());
         let k = self.to_k.forward(tokens.clone());
         let v = self.to_v.forward(tokens);
         let y = attention(q, k, v, 1, Mask::None);
-        add(self.to_out[0].forward(y).reshape([n, h, w, c]), x)
+        self.to_out[0].forward_add(y, x).reshape([n, h, w, c])
     }
 }

@@ -53,7 +53,7 @@ fn gate<T: Float, N: Size>(
 /// `x · Φ(x)`, `Φ(x) = erfc(−x/√2) / 2`. The tail is computed as such, not as a difference from 1, and alike on all devices:
 /// WGSL has no error function of its own.
 #[cube]
-fn gelu<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+pub(super) fn gelu<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0);
     let tail = half_erfc(x.abs() * Vector::<f32, N>::new(0.707_106_77));
     let positive = x.greater_than(Vector::<f32, N>::new(0.0));

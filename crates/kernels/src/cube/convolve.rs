@@ -9,6 +9,7 @@ use cubecl::{
 };
 
 use super::{
+    activation::gelu,
     addresses, convolved, empty, in_rows,
     matrix_units::{LANES, PLANES, UNITS, WIDTH, half, load, zeros},
 };
@@ -30,58 +31,67 @@ pub(super) fn takes(input: usize, output: usize) -> bool {
 }
 
 /// Convolution, and with a kernel of 1×1 the matrix product, as one product with the patches of the image, of which none is
-/// written to memory: each cube fetches the rows of `x` under its positions tap by tap. The sums are in f32, and the bias is
-/// added before they are rounded.
+/// written to memory: each cube fetches the rows of `x` under its positions tap by tap. The sums are in f32, and what follows
+/// on them, too, before they are rounded: the bias; with `geglu` the first half of the channels times the GELU of the second;
+/// the residual.
 ///
 /// # Shapes
-/// `x [n, h, w, in]`, `weight [out, kh, kw, in]` in half precision, `bias [r, out]` with `r` a divisor of `n` →
-/// `[n, h', w', out]`
+/// `x [n, h, w, in]`, `weight [out, kh, kw, in]` in half precision, `bias [r, out]` with `r` a divisor of `n`,
+/// `residual [n, h', w', out]` → `[n, h', w', out]`, or half as many channels with `geglu`
 pub(super) fn conv2d<R: CubeRuntime>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     bias: Option<CubeTensor<R>>,
     stride: usize,
     padding: [usize; 2],
+    geglu: bool,
+    residual: Option<CubeTensor<R>>,
 ) -> CubeTensor<R> {
     let (x, x_pitch) = in_vectors(x);
     let (weight, weight_pitch) = in_vectors(weight);
     let bias = bias.map(burn_cubecl::kernel::into_contiguous);
+    let residual = residual.map(burn_cubecl::kernel::into_contiguous);
     let shape = x.meta.shape().clone();
     let (n, h, w, c) = (shape[0], shape[1], shape[2], shape[3]);
-    let (out, kernel) = (
+    let (channels, kernel) = (
         weight.meta.shape()[0],
         [weight.meta.shape()[1], weight.meta.shape()[2]],
     );
+    let parts = if geglu { 2 } else { 1 };
+    let out = channels / parts;
     let shape = convolved(&shape, kernel, out, stride, padding);
     let (oh, ow) = (shape[1], shape[2]);
     let rows = n * oh * ow;
     let y = empty(&x, shape, x.dtype);
     // The widest that fits without rest: all of the UNet are multiples of 160.
-    let blocks = match out {
-        _ if out.is_multiple_of(160) => 10,
-        _ if (out - 1) % ROWS < ROWS / 2 => 4,
+    let blocks = match channels {
+        _ if channels.is_multiple_of(160) => 10,
+        _ if (channels - 1) % ROWS < ROWS / 2 => 4,
         _ => 8,
     };
-    let columns = blocks * 16;
+    let columns = blocks * 16 / parts;
     let across = out.div_ceil(columns);
     let client = x.client.clone();
     let (bias_rows, has_bias) = match &bias {
         Some(bias) => (rows / bias.meta.shape()[0], true),
         None => (1, false),
     };
+    let has_residual = residual.is_some();
     // Something that is not read.
     let bias = bias.unwrap_or_else(|| x.clone());
+    let residual = residual.unwrap_or_else(|| x.clone());
     // SAFETY: what lies outside of the image, the channels or the result is neither read nor written.
     unsafe {
         convolve::launch_unchecked(
             &client,
             CubeCount::Static((rows.div_ceil(ROWS) * across) as u32, 1, 1),
             CubeDim::new_2d(LANES as u32, PLANES as u32),
-            addresses(&[&x, &weight, &y]),
+            addresses(&[&x, &weight, &y, &residual]),
             WIDTH,
             x.clone().into_tensor_arg(),
             weight.into_tensor_arg(),
             bias.clone().into_tensor_arg(),
+            residual.into_tensor_arg(),
             y.clone().into_tensor_arg(),
             rows,
             h,
@@ -103,6 +113,8 @@ pub(super) fn conv2d<R: CubeRuntime>(
             padding[1],
             blocks,
             has_bias,
+            has_residual,
+            geglu,
             [x.dtype.into(), bias.dtype.into()],
         );
     }
@@ -121,12 +133,14 @@ fn in_vectors<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
 }
 
 /// Cubes are `[block of positions, block of output channels]`, the latter next to each other, as they read the same part of
-/// `x`. A plane has 64 positions and `8 · blocks` channels. Its planes lie two by two.
+/// `x`. A plane has 64 positions and `8 · blocks` columns. Its planes lie two by two. With `gated` every other eight columns
+/// are those of the gate, so that a unit has both factors of its results.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn convolve<T: Float, P: Float, N: Size>(
     x: &Tensor<Vector<T, N>>,
     weight: &Tensor<Vector<T, N>>,
     bias: &Tensor<P>,
+    residual: &Tensor<Vector<T, Const<2>>>,
     y: &mut Tensor<Vector<T, Const<2>>>,
     rows: usize,
     h: usize,
@@ -148,6 +162,8 @@ fn convolve<T: Float, P: Float, N: Size>(
     #[comptime] left: usize,
     #[comptime] blocks: usize,
     #[comptime] has_bias: bool,
+    #[comptime] has_residual: bool,
+    #[comptime] gated: bool,
     #[define(T, P)] _dtypes: [StorageType; 2],
 ) {
     let deep = comptime!(DEPTH / WIDTH);
@@ -162,7 +178,8 @@ fn convolve<T: Float, P: Float, N: Size>(
     let plane = UNIT_POS_Y as usize;
     let unit = UNIT_POS as usize;
     let first_row = CUBE_POS_X as usize / across * ROWS;
-    let first_column = CUBE_POS_X as usize % across * columns;
+    let first_column =
+        CUBE_POS_X as usize % across * comptime!(if gated { columns / 2 } else { columns });
     let (plane_row, plane_column) = (
         plane / 2 * comptime!(ROWS / 2),
         plane % 2 * comptime!(columns / 2),
@@ -251,7 +268,13 @@ fn convolve<T: Float, P: Float, N: Size>(
                 }
                 #[unroll]
                 for i in 0..weight_loads {
-                    let column = first_column + line + i * comptime!(UNITS / deep);
+                    let place = line + i * comptime!(UNITS / deep);
+                    let mut column = first_column + place;
+                    let mut of_weight = column;
+                    if gated {
+                        column = first_column + place / 16 * 8 + place % 8;
+                        of_weight = column + place / 8 % 2 * out;
+                    }
                     let mut inside = true.runtime();
                     if partial {
                         inside = column < out;
@@ -259,7 +282,7 @@ fn convolve<T: Float, P: Float, N: Size>(
                     if ragged {
                         inside = inside && channel + part < vectors;
                     }
-                    let row = (column * taps + tap) * weight_pitch;
+                    let row = (of_weight * taps + tap) * weight_pitch;
                     let at = stage_weight + (line + i * comptime!(UNITS / deep)) * PITCH + part;
                     let from = select(inside, row + channel + part, 0usize.runtime());
                     let length = usize::cast_from(inside);
@@ -335,6 +358,7 @@ fn convolve<T: Float, P: Float, N: Size>(
         }
     }
 
+    let results = comptime!(if gated { blocks / 2 } else { blocks });
     #[unroll]
     for tile in 0..TILES {
         #[unroll]
@@ -346,24 +370,45 @@ fn convolve<T: Float, P: Float, N: Size>(
                     of_bias = row / bias_rows * out;
                 }
                 #[unroll]
-                for block in 0..blocks {
-                    let column = first_column + plane_column + block * 8 + lane % 4 * 2;
+                for block in 0..results {
+                    let column = first_column
+                        + plane % 2 * comptime!(results * 8)
+                        + comptime!(block * 8)
+                        + lane % 4 * 2;
                     let mut inside = true.runtime();
                     if partial {
                         inside = column < out;
                     }
                     if inside {
-                        let mut sum = sums.index(comptime!(tile * blocks + block))[half];
+                        let at = comptime!(tile * blocks + if gated { 2 * block } else { block });
+                        let mut sum = sums.index(at)[half];
                         if has_bias {
-                            let mut added = Vector::<f32, Const<2>>::empty();
-                            added[0] = f32::cast_from(bias[of_bias + column]);
-                            added[1] = f32::cast_from(bias[of_bias + column + 1]);
-                            sum += added;
+                            sum += two(bias, of_bias + column);
                         }
-                        y[(row * out + column) / 2] = Vector::<T, Const<2>>::cast_from(sum);
+                        if gated {
+                            let mut gate = sums.index(comptime!(at + 1))[half];
+                            if has_bias {
+                                gate += two(bias, out + column);
+                            }
+                            sum *= gelu(gate);
+                        }
+                        let at = (row * out + column) / 2;
+                        if has_residual {
+                            sum += Vector::<f32, Const<2>>::cast_from(residual[at]);
+                        }
+                        y[at] = Vector::<T, Const<2>>::cast_from(sum);
                     }
                 }
             }
         }
     }
+}
+
+/// Two values of the bias.
+#[cube]
+fn two<P: Float>(bias: &Tensor<P>, at: usize) -> Vector<f32, Const<2>> {
+    let mut both = Vector::<f32, Const<2>>::empty();
+    both[0] = f32::cast_from(bias[at]);
+    both[1] = f32::cast_from(bias[at + 1]);
+    both
 }

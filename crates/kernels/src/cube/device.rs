@@ -93,9 +93,10 @@ const SOURCES: u64 = {
         include_str!("flash.rs"),
         include_str!("frame_attention.rs"),
         include_str!("frames.rs"),
+        include_str!("group_norm.rs"),
+        include_str!("layer_norm.rs"),
         include_str!("matrix_units.rs"),
         include_str!("moments.rs"),
-        include_str!("norm.rs"),
         include_str!("softmax.rs"),
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

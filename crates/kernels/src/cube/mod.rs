@@ -12,10 +12,11 @@ mod frame_attention;
 mod frames;
 #[cfg(feature = "fusion")]
 mod fused;
+mod group_norm;
 mod launches;
+mod layer_norm;
 mod matrix_units;
 mod moments;
-mod norm;
 mod products;
 mod softmax;
 
@@ -28,6 +29,8 @@ use std::any::{Any, TypeId};
 use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, backend::Backend};
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{ir::AddressType, prelude::*};
+
+use crate::Padding;
 
 /// Units of a cube; every GPU runs that many.
 const UNITS: usize = 256;
@@ -45,8 +48,13 @@ enum Kernel {
     FramePatches,
     /// Of `a [.., m, k]` and `b [.., k, n]`.
     Matmul { dtype: DType },
-    /// Of `x [n, h, w, in]`, `weight [out, kh, kw, in]` and perhaps a bias.
-    Conv2d { stride: usize, padding: [usize; 2] },
+    /// Of `x [n, h, w, in]`, `weight [out, kh, kw, in]`, perhaps a bias, perhaps what is added.
+    Conv2d {
+        stride: usize,
+        padding: [usize; 2],
+        bias: bool,
+        geglu: bool,
+    },
     /// Of the last axis of scores in f32.
     Softmax { dtype: DType },
     /// Of `q`, `k` and `v` `[b, n, c]`.
@@ -64,8 +72,14 @@ impl Kernel {
             Kernel::Geglu => shape[last] /= 2,
             Kernel::FramePatches => shape[last] *= 3,
             Kernel::Matmul { .. } => shape[last] = inputs[1][last],
-            Kernel::Conv2d { stride, padding } => {
+            Kernel::Conv2d {
+                stride,
+                padding,
+                geglu,
+                ..
+            } => {
                 let (kernel, out) = ([inputs[1][1], inputs[1][2]], inputs[1][0]);
+                let out = if geglu { out / 2 } else { out };
                 shape = convolved(&shape, kernel, out, stride, padding);
             }
             _ => {}
@@ -87,15 +101,21 @@ impl Kernel {
         let mut next = || inputs.next().expect("every kernel is given its inputs");
         match self {
             Kernel::GroupNorm { groups, eps, silu } => {
-                norm::group_norm(next(), next(), next(), groups, eps, silu)
+                group_norm::group_norm(next(), next(), next(), groups, eps, silu)
             }
-            Kernel::LayerNorm { eps } => norm::layer_norm(next(), next(), next(), eps),
+            Kernel::LayerNorm { eps } => layer_norm::layer_norm(next(), next(), next(), eps),
             Kernel::Geglu => activation::geglu(next()),
             Kernel::FramePatches => frames::patches(next()),
             Kernel::Matmul { dtype } => products::matmul(next(), next(), dtype),
-            Kernel::Conv2d { stride, padding } => {
+            Kernel::Conv2d {
+                stride,
+                padding,
+                bias,
+                geglu,
+            } => {
                 let (x, weight) = (next(), next());
-                convolve::conv2d(x, weight, inputs.next(), stride, padding)
+                let bias = bias.then(&mut next);
+                convolve::conv2d(x, weight, bias, stride, padding, geglu, inputs.next())
             }
             Kernel::Softmax { dtype } => softmax::softmax(next(), dtype),
             Kernel::Attention { heads } => flash::attention(next(), next(), next(), heads),
@@ -159,28 +179,94 @@ pub(crate) fn matmul<B: Backend, const D: usize>(
     run::<B, D>(Kernel::Matmul { dtype }, [float(a), float(b)])
 }
 
-/// In half precision, added up in f32, on devices with matrix units.
+/// What [`try_linear`] does with its result.
+pub(crate) enum Ending<B: Backend, const D: usize> {
+    None,
+    /// Adds it to this.
+    Residual(Tensor<B, D>),
+    /// Multiplies its first half by the GELU of the second.
+    Geglu,
+}
+
+/// In half precision, added up in f32, on devices with matrix units, with the same padding on opposite sides.
 ///
 /// # Shapes
-/// `x [n, h, w, in]`, `weight [out, kh, kw, in]`, `bias [r, out]` → `[n, h', w', out]`
+/// `x [n, h, w, in]`, `weight [out, kh, kw, in]`, `bias [r, out]`, `residual [n, h', w', out]` → `[n, h', w', out]`
 pub(crate) fn try_conv2d<B: Backend>(
     x: Tensor<B, 4>,
     weight: &Tensor<B, 4>,
     bias: Option<&Tensor<B, 2>>,
     stride: usize,
-    padding: [usize; 2],
+    padding: Padding,
+    residual: Option<&Tensor<B, 4>>,
 ) -> Result<Tensor<B, 4>, Tensor<B, 4>> {
-    if !eligible(&x)
-        || !products::is_half(x.dtype())
-        || weight.dtype() != x.dtype()
-        || !convolve::takes(x.dims()[3], weight.dims()[0])
-        || !device::has_matrix_units::<B>(&x.device(), x.dtype())
-    {
+    let symmetric = padding.top == padding.bottom && padding.left == padding.right;
+    let alike = residual.is_none_or(|residual| residual.dtype() == x.dtype());
+    if !symmetric || !alike || !multiplies(&x, weight, weight.dims()[0]) {
         return Err(x);
     }
     let mut inputs = vec![float(x), float(weight.clone())];
     inputs.extend(bias.map(|bias| float(bias.clone())));
-    Ok(run::<B, 4>(Kernel::Conv2d { stride, padding }, inputs))
+    inputs.extend(residual.map(|residual| float(residual.clone())));
+    let kernel = Kernel::Conv2d {
+        stride,
+        padding: [padding.top, padding.left],
+        bias: bias.is_some(),
+        geglu: false,
+    };
+    Ok(run::<B, 4>(kernel, inputs))
+}
+
+/// As [`try_conv2d`].
+///
+/// # Shapes
+/// `x [.., in]`, `weight [out, in]`, `bias [out]` → `[.., out]`, or half as many with [`Ending::Geglu`]
+pub(crate) fn try_linear<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: &Tensor<B, 2>,
+    bias: Option<&Tensor<B, 1>>,
+    ending: Ending<B, D>,
+) -> Result<Tensor<B, D>, Tensor<B, D>> {
+    let geglu = matches!(ending, Ending::Geglu);
+    let mut dims = x.dims();
+    let [out, input] = weight.dims();
+    let rows = x.shape().num_elements() / input;
+    let results = if geglu { out / 2 } else { out };
+    let alike = match &ending {
+        Ending::Residual(residual) => residual.dtype() == x.dtype(),
+        _ => true,
+    };
+    if !alike || !multiplies(&x, weight, results) {
+        return Err(x);
+    }
+    dims[D - 1] = results;
+    let x = x.reshape([1, 1, rows, input]);
+    let weight = weight.clone().reshape([out, 1, 1, input]);
+    let mut inputs = vec![float(x), float(weight)];
+    inputs.extend(bias.map(|bias| float(bias.clone().unsqueeze::<2>())));
+    if let Ending::Residual(residual) = ending {
+        inputs.push(float(residual.reshape([1, 1, rows, results])));
+    }
+    let kernel = Kernel::Conv2d {
+        stride: 1,
+        padding: [0; 2],
+        bias: bias.is_some(),
+        geglu,
+    };
+    Ok(run::<B, 4>(kernel, inputs).reshape(dims))
+}
+
+/// Whether [`convolve`] takes these operands.
+fn multiplies<B: Backend, const D: usize, const W: usize>(
+    x: &Tensor<B, D>,
+    weight: &Tensor<B, W>,
+    results: usize,
+) -> bool {
+    eligible(x)
+        && products::is_half(x.dtype())
+        && weight.dtype() == x.dtype()
+        && convolve::takes(x.dims()[D - 1], results)
+        && device::has_matrix_units::<B>(&x.device(), x.dtype())
 }
 
 /// Of the last axis of scores in f32; the weights are rounded to `dtype`.

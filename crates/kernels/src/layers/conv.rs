@@ -49,6 +49,16 @@ impl<B: Backend> Conv2d<B> {
         crate::conv2d(x, self.weight.val(), bias, self.stride, padding)
     }
 
+    /// The result added to `residual`, in one kernel where there is such.
+    ///
+    /// # Shapes
+    /// `x [n, h, w, in]`, `residual [n, h', w', out]` → `[n, h', w', out]`
+    pub fn forward_add(&self, x: Tensor<B, 4>, residual: Tensor<B, 4>) -> Tensor<B, 4> {
+        let bias = self.bias.as_ref().map(|b| b.val().unsqueeze());
+        let padding = Padding::same(self.padding);
+        crate::conv2d_add(x, self.weight.val(), bias, self.stride, padding, residual)
+    }
+
     /// Of the image with every pixel doubled in both directions. Only for stride 1 and a padding that keeps the size.
     ///
     /// # Shapes
@@ -95,5 +105,13 @@ impl<B: Backend> FrameConv<B> {
     /// `[b, f, s, in]` → `[b, f, s, out]`
     pub fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         crate::frame_conv(x, self.weight.val(), self.bias.val())
+    }
+
+    /// The result added to `residual`, in one kernel where there is such.
+    ///
+    /// # Shapes
+    /// `x [b, f, s, in]`, `residual [b, f, s, out]` → `[b, f, s, out]`
+    pub fn forward_add(&self, x: Tensor<B, 4>, residual: Tensor<B, 4>) -> Tensor<B, 4> {
+        crate::frame_conv_add(x, self.weight.val(), self.bias.val(), residual)
     }
 }

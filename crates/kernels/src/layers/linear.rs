@@ -29,4 +29,26 @@ impl<B: Backend> Linear<B> {
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         crate::linear(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
     }
+
+    /// The result added to `residual`, in one kernel where there is such.
+    ///
+    /// # Shapes
+    /// `[.., in]`, `residual [.., out]` → `[.., out]`
+    pub fn forward_add<const D: usize>(
+        &self,
+        x: Tensor<B, D>,
+        residual: Tensor<B, D>,
+    ) -> Tensor<B, D> {
+        let bias = self.bias.as_ref().map(|b| b.val());
+        crate::linear_add(x, self.weight.val(), bias, residual)
+    }
+
+    /// The first half of the result times the GELU of the second, in one kernel where there is such.
+    ///
+    /// # Shapes
+    /// `[a, b, in]` → `[a, b, out / 2]`
+    pub fn forward_geglu(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let bias = self.bias.as_ref().map(|b| b.val());
+        crate::linear_geglu(x, self.weight.val(), bias)
+    }
 }
