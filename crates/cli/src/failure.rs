@@ -142,7 +142,7 @@ mod tests {
             ),
             ("Validation Error Caused by: Parent device is lost", "lost"),
             ("CompilationError: nvrtc says no", "compiled"),
-            // As `tests/dry-cuda` makes them.
+            // As `tests/cuda-on-cpu` makes them.
             (
                 "DriverError(CUDA_ERROR_LAUNCH_FAILED, \"unspecified launch failure\")",
                 "lost",

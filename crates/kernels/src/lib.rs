@@ -24,7 +24,7 @@ pub use conv::{Padding, conv2d, conv2d_add, frame_conv, frame_conv_add, upsample
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::{fit_memory_budget, has_gpu_kernels, keep_kernels, launches, record_launches};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
-pub use linear::{linear, linear_add, linear_geglu, matmul};
+pub use linear::{hidden_by_geglu, linear, linear_add, linear_geglu, matmul};
 pub use memory::{in_turns, largest_tensor, memory_budget, set_memory_budget};
 pub use norm::{group_norm, layer_norm};
 pub use precision::{takes_half_weights, widened};

@@ -53,6 +53,17 @@ pub fn linear_geglu<B: Backend>(
     geglu(linear_alone(x, weight, bias))
 }
 
+/// How many values [`linear_geglu`] holds for each of its results before they are there: none where the gate is part of the
+/// product's kernel, otherwise 2.
+pub fn hidden_by_geglu<B: Backend>(device: &B::Device, dtype: DType) -> usize {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if crate::cube::multiplies_half::<B>(device, dtype) {
+        return 0;
+    }
+    let _ = (device, dtype);
+    2
+}
+
 fn linear_onto<B: Backend, const D: usize>(
     x: Tensor<B, D>,
     weight: Tensor<B, 2>,

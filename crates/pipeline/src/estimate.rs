@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::PipelineError;
 pub use gpu::GpuMemory;
 pub use memory::available_memory;
-use meter::{Classes, HIDDEN_BUDGET, Meter, total};
+use meter::{Classes, Hidden, Meter, total};
 
 /// Tokens of a prompt with its padding.
 const TOKENS: f64 = 77.0;
@@ -209,8 +209,9 @@ pub fn estimate(folder: &Folder, input: &EstimateInput) -> Result<Estimate, Pipe
         frames: input.num_frames as f64,
         latents,
         tokens: TOKENS,
-        hidden: input.gpu.map_or(HIDDEN_BUDGET, |gpu| {
-            gpu.budget as f64 / input.bytes_per_value as f64
+        hidden: input.gpu.map_or(Hidden::OF_CPU, |gpu| Hidden {
+            budget: gpu.budget as f64 / input.bytes_per_value as f64,
+            by_gate: gpu.hidden_by_geglu as f64,
         }),
     };
     let table = text.vocab_size as f64 * text.hidden_size as f64;

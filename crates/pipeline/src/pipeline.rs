@@ -189,7 +189,7 @@ impl<B: Backend> I2VGenXLPipeline<B> {
                 VaeTiling::Tiles(tiling) => tiling,
             }),
             slicing: options.vae_slicing,
-            gpu: GpuMemory::of::<B>(&self.device),
+            gpu: GpuMemory::of::<B>(&self.device, *dtype),
         };
         Ok(Some(estimate(folder, &input)?))
     }

@@ -5,7 +5,8 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use i2vgen_kernels::{
-    LayerNorm, Linear, Mask, attention, frame_attention, gelu, in_turns, memory_budget,
+    LayerNorm, Linear, Mask, attention, frame_attention, gelu, hidden_by_geglu, in_turns,
+    memory_budget,
 };
 
 use crate::backbone::repeated_to;
@@ -146,6 +147,11 @@ impl<B: Backend> FeedForward<B> {
         let dim = dims[D - 1];
         let rows = dims.iter().product::<usize>() / dim;
         let width = self.net._0.proj.weight.lazy_shape()[0];
+        // The gate's result is half as wide as what it is made of.
+        let width = match self.gated {
+            true => width / 2 * hidden_by_geglu::<B>(&x.device(), x.dtype()).max(1),
+            false => width,
+        };
         let turn = memory_budget() / (x.dtype().size() * width);
         let (x, residual) = (x.reshape([1, rows, dim]), residual.reshape([1, rows, dim]));
         let y = in_turns(x, turn, 1, |x, start| {

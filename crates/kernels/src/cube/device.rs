@@ -34,13 +34,13 @@ pub(crate) fn largest_tensor<B: Backend>(device: &B::Device) -> Option<u64> {
     None
 }
 
-/// Sets the [`memory_budget`](crate::memory_budget) to what suits a GPU: the larger, the fewer launches, up to 1 GiB or a 64th
+/// Sets the [`memory_budget`](crate::memory_budget) to what suits a GPU: the larger, the fewer launches, up to 2 GiB or a 64th
 /// of what is there (a sixteenth of a buffer's limit), and never more than half of a buffer. It opens the device. Elsewhere
 /// the budget stays as it is.
 pub fn fit_memory_budget<B: Backend>(device: &B::Device) {
     if let Some(limit) = largest_tensor::<B>(device) {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let suited = memory_budget().max((limit / 16).min(1 << 30));
+        let suited = memory_budget().max((limit / 16).min(1 << 31));
         set_memory_budget(suited.min(limit / 2));
     }
 }

@@ -263,10 +263,16 @@ fn multiplies<B: Backend, const D: usize, const W: usize>(
     results: usize,
 ) -> bool {
     eligible(x)
-        && products::is_half(x.dtype())
         && weight.dtype() == x.dtype()
         && convolve::takes(x.dims()[D - 1], results)
-        && device::has_matrix_units::<B>(&x.device(), x.dtype())
+        && multiplies_half::<B>(&x.device(), x.dtype())
+}
+
+/// Whether [`convolve`] and [`flash`] run on a device, for operands of suitable sizes.
+pub(crate) fn multiplies_half<B: Backend>(device: &B::Device, dtype: DType) -> bool {
+    has_gpu_kernels::<B>()
+        && products::is_half(dtype)
+        && device::has_matrix_units::<B>(device, dtype)
 }
 
 /// Of the last axis of scores in f32; the weights are rounded to `dtype`.
@@ -289,11 +295,10 @@ pub(crate) fn try_attention<B: Backend>(
 ) -> Result<Tensor<B, 3>, Tensor<B, 3>> {
     let [b, _, c] = q.dims();
     if !eligible(&q)
-        || !products::is_half(q.dtype())
         || [k.dtype(), v.dtype()] != [q.dtype(); 2]
         || !flash::takes(c / heads)
         || b.max(heads) >= MOST_CUBES
-        || !device::has_matrix_units::<B>(&q.device(), q.dtype())
+        || !multiplies_half::<B>(&q.device(), q.dtype())
     {
         return Err(q);
     }

@@ -1,6 +1,6 @@
 //! What a GPU needs beyond the tensors: CubeCL keeps them in the pages of a pool.
 
-use burn::tensor::backend::Backend;
+use burn::tensor::{DType, backend::Backend};
 
 /// What a driver takes for itself and the compiled kernels (measured: CUDA on an H100).
 const DRIVER_BYTES: f64 = 0.5e9;
@@ -16,14 +16,17 @@ pub struct GpuMemory {
     pub largest_page: u64,
     /// Bytes that hidden values of a feed-forward layer take at once (`i2vgen_kernels::memory_budget`).
     pub budget: usize,
+    /// Values that a gated feed-forward layer holds for each that the gate gives (`i2vgen_kernels::hidden_by_geglu`).
+    pub hidden_by_geglu: usize,
 }
 
 impl GpuMemory {
-    /// That of the device of a GPU backend, as it is set now. It opens the device.
-    pub fn of<B: Backend>(device: &B::Device) -> Option<Self> {
+    /// That of the device of a GPU backend, as it is set now, for a model in `dtype`. It opens the device.
+    pub fn of<B: Backend>(device: &B::Device, dtype: DType) -> Option<Self> {
         i2vgen_kernels::largest_tensor::<B>(device).map(|largest_page| Self {
             largest_page,
             budget: i2vgen_kernels::memory_budget(),
+            hidden_by_geglu: i2vgen_kernels::hidden_by_geglu::<B>(device, dtype),
         })
     }
 

@@ -58,8 +58,21 @@ const LARGE: f64 = (8 << 20) as f64;
 const PATCH_BUDGET: f64 = (2 << 20) as f64;
 /// While a weight is read, it is there as often besides itself: in the file's format and being converted.
 const LOAD_COPIES: f64 = 1.5;
-/// Hidden values of a feed-forward layer of `unet3d` that exist at once on the CPU.
-pub(super) const HIDDEN_BUDGET: f64 = (16 << 20) as f64;
+/// The hidden values of the feed-forward layers of `unet3d`.
+#[derive(Clone, Copy)]
+pub(super) struct Hidden {
+    /// Those that exist at once.
+    pub(super) budget: f64,
+    /// How many there are for each that a gate gives.
+    pub(super) by_gate: f64,
+}
+
+impl Hidden {
+    pub(super) const OF_CPU: Self = Self {
+        budget: (16 << 20) as f64,
+        by_gate: 2.0,
+    };
+}
 
 /// Of both classes.
 pub(super) fn total(values: Classes) -> f64 {
@@ -186,16 +199,17 @@ impl Meter {
         y
     }
 
-    /// The feed-forward layer of `unet3d`, done in turns of so many hidden values. Frees `x`.
-    pub(super) fn feed_forward(&mut self, x: Map, inner: f64, gated: bool, budget: f64) -> Map {
+    /// The feed-forward layer of `unet3d`, done in turns. Frees `x`.
+    pub(super) fn feed_forward(&mut self, x: Map, inner: f64, gated: bool, hidden: Hidden) -> Map {
         let width = if gated { 2.0 * inner } else { inner };
         for weight in [x.c * width, width, inner * x.c, x.c] {
             self.own(weight);
         }
         self.flops += 2.0 * x.values() * (width + inner);
-        let turn = (budget / width).floor().max(1.0);
         // A turn's hidden values and, gated, their product with the gate.
         let gate = if gated { inner } else { 0.0 };
+        let width = if gated { hidden.by_gate * inner } else { inner };
+        let turn = (hidden.budget / width.max(gate)).floor().max(1.0);
         if x.rows() <= turn {
             let hidden = self.make(1.0, x.rows(), width);
             self.scratch(x.rows() * gate);

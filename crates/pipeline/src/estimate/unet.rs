@@ -2,7 +2,7 @@
 
 use i2vgen_unet3d::I2VGenXLUNetConfig;
 
-use super::meter::{Classes, Map, Meter};
+use super::meter::{Classes, Hidden, Map, Meter};
 
 /// Side to which image features are pooled before they become tokens.
 const POOLED: f64 = 32.0;
@@ -23,8 +23,7 @@ pub(super) struct Size {
     pub(super) latents: [usize; 2],
     /// Text tokens.
     pub(super) tokens: f64,
-    /// Hidden values of a feed-forward layer that exist at once.
-    pub(super) hidden: f64,
+    pub(super) hidden: Hidden,
 }
 
 /// Most parameters that are in memory when layers are read as they are used: those outside of the levels, which stay, and the
