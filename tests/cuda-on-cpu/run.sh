@@ -2,8 +2,8 @@
 # Runs a program that was built for CUDA on a machine without a GPU: its kernels are compiled by NVIDIA's compiler, and their
 # PTX is interpreted on the CPU. Right to the bit where PTX says what is right; says nothing about speed.
 #
-#     cargo test --release -p i2vgen-tests --features cuda --test backend --no-run
-#     tests/cuda-on-cpu/run.sh target/release/deps/backend-0123456789abcdef --test-threads 1 oracle
+#     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tests/cuda-on-cpu/run.sh
+#     cargo test --release -p i2vgen-tests --features cuda --test backend -- --test-threads 1
 #
 # With CUDA_ON_CPU_DRY=1 nothing is computed, which takes models of any size: what does not compile, what does not fit and how
 # much is launched shows before a GPU is at hand.
@@ -19,7 +19,7 @@ place=$here/../../target/cuda-on-cpu
 mkdir -p "$place"
 place=$(cd "$place" && pwd)
 if [ ! -e "$place/nvidia/cu13/lib/libnvrtc.so.13" ]; then
-    python3 -m pip install --quiet --no-deps --target "$place" nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96 \
+    python3 -m pip install --quiet --root-user-action ignore --no-deps --target "$place" nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96 \
         nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
 fi
 make --silent -C "$here" OUT="$place/driver" >&2

@@ -5,14 +5,22 @@ pub mod hub_server;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
 /// The CPU's backend, or by feature `wgpu` or `cuda` that one. Feature `fusion` makes it the fused one.
-#[cfg(feature = "cuda")]
+#[cfg(all(feature = "cuda", not(feature = "prefer-wgpu")))]
 pub type TestBackend = burn::backend::Cuda;
 
-#[cfg(all(feature = "wgpu", feature = "fusion", not(feature = "cuda")))]
+#[cfg(all(
+    feature = "wgpu",
+    feature = "fusion",
+    any(not(feature = "cuda"), feature = "prefer-wgpu")
+))]
 #[allow(missing_docs)]
 pub type TestBackend = burn::backend::Wgpu;
 
-#[cfg(all(feature = "wgpu", not(any(feature = "fusion", feature = "cuda"))))]
+#[cfg(all(
+    feature = "wgpu",
+    not(feature = "fusion"),
+    any(not(feature = "cuda"), feature = "prefer-wgpu")
+))]
 #[allow(missing_docs)]
 pub type TestBackend =
     burn::backend::wgpu::CubeBackend<burn::backend::wgpu::WgpuRuntime, f32, i32, u32>;
