@@ -13,6 +13,8 @@ mod half_precision;
 #[path = "../../crates/kernels/tests/oracle.rs"]
 mod oracle;
 mod pipeline_goldens;
+#[path = "../../crates/kernels/tests/products.rs"]
+mod products;
 #[path = "../../crates/schedulers/tests/samplers.rs"]
 mod samplers;
 mod second_stage_unet;

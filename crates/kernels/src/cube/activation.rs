@@ -1,7 +1,10 @@
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{Kernel, addresses, empty, in_rows, units, width};
+use super::{
+    kernel::Kernel,
+    tensors::{addresses, empty, in_rows, units, width},
+};
 
 /// One launch.
 pub(super) fn geglu<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {

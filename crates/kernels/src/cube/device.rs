@@ -90,6 +90,7 @@ const SOURCES: u64 = {
     let sources = [
         include_str!("activation.rs"),
         include_str!("convolve.rs"),
+        include_str!("convolve/kernel.rs"),
         include_str!("flash.rs"),
         include_str!("frame_attention.rs"),
         include_str!("frames.rs"),
@@ -98,6 +99,7 @@ const SOURCES: u64 = {
         include_str!("matrix_units.rs"),
         include_str!("moments.rs"),
         include_str!("softmax.rs"),
+        include_str!("tensors.rs"),
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut file = 0;

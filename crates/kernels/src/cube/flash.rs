@@ -10,8 +10,8 @@ use cubecl::{
 };
 
 use super::{
-    addresses, empty, in_lines,
     matrix_units::{LANES, PLANES, ROWS, UNITS, WIDTH, half, load, zeros},
+    tensors::{addresses, empty, in_lines},
 };
 
 /// Keys that are in shared memory at a time.
@@ -75,7 +75,8 @@ pub(super) fn attention<R: CubeRuntime>(
             k_strides[1],
             v_strides[0],
             v_strides[1],
-            1.0 / (d as f32).sqrt(),
+            // Powers of two cost less than those of e.
+            std::f32::consts::LOG2_E / (d as f32).sqrt(),
             heads,
             d,
             tiles,
@@ -286,7 +287,7 @@ fn attend<T: Float, N: Size>(
                         // The four lanes that share a row.
                         top = max(top, plane_shuffle_xor(top, 1));
                         top = max(top, plane_shuffle_xor(top, 2));
-                        let fade = ((maxima[i] - top) * scale).exp();
+                        let fade = f32::new(2.0).powf((maxima[i] - top) * scale);
                         maxima[i] = top;
                         let mut sum = sums[i] * fade;
                         let highest = Vector::<f32, Const<2>>::new(top);
@@ -295,7 +296,8 @@ fn attend<T: Float, N: Size>(
                             let score = scores.index_mut(comptime!(tile * key_blocks + block));
                             // The difference first: the highest score has to give exactly 1 even where it is beyond 10⁸.
                             let below = score[row] - highest;
-                            let weight = (below * Vector::<f32, Const<2>>::new(scale)).exp();
+                            let below = below * Vector::<f32, Const<2>>::new(scale);
+                            let weight = Vector::<f32, Const<2>>::new(2.0).powf(below);
                             sum += weight[0] + weight[1];
                             score[row] = weight;
                         }

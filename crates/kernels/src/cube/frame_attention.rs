@@ -2,7 +2,7 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::{ir::features::Plane, prelude::*};
 
-use super::{addresses, empty, in_lines, units};
+use super::tensors::{addresses, empty, in_lines, units};
 
 /// How many values each unit takes: as many as a device reads at once, if the units that share a head of `channels` are then
 /// in one plane and can exchange values.

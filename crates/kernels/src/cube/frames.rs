@@ -1,7 +1,10 @@
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{Kernel, addresses, empty, units, width};
+use super::{
+    kernel::Kernel,
+    tensors::{addresses, empty, units, width},
+};
 
 /// One launch.
 pub(super) fn patches<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {

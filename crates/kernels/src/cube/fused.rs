@@ -10,7 +10,7 @@ use burn_fusion::{
     stream::{Operation, OperationStreams},
 };
 
-use super::Kernel;
+use super::kernel::Kernel;
 
 /// A tensor of the fused backend.
 pub(super) type Fused<R> = FusionTensor<FusionCubeRuntime<R>>;

@@ -2,7 +2,7 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{UNITS, addresses, cubes, empty, in_rows, width};
+use super::tensors::{UNITS, addresses, cubes, empty, in_rows, width};
 
 /// Rows that a unit works on before it is worth another cube.
 const ROWS: usize = 16;
@@ -201,27 +201,32 @@ fn merge_parts(
     let values = f32::cast_from(s * of_group);
     let mut shared = SharedMemory::<f32>::new(UNITS);
 
-    let mut sum = f32::new(0.0);
-    let mut part = unit;
-    while part < chunks * of_group {
-        let of_chunk = part / of_group;
-        let rows = f32::cast_from(min(chunk, s - of_chunk * chunk));
-        let at = (first + of_chunk) * comptime!(groups * of_group) + column + part % of_group;
-        sum += rows * parts[at * 2];
-        part += UNITS;
+    // The mean first, then what is off it.
+    let mut mean = f32::new(0.0);
+    let mut variance = f32::new(0.0);
+    #[unroll]
+    for pass in 0..2usize {
+        let mut sum = f32::new(0.0);
+        let mut part = unit;
+        while part < chunks * of_group {
+            let of_chunk = part / of_group;
+            let rows = f32::cast_from(min(chunk, s - of_chunk * chunk));
+            let at = (first + of_chunk) * comptime!(groups * of_group) + column + part % of_group;
+            if comptime!(pass == 0) {
+                sum += rows * parts[at * 2];
+            } else {
+                let off = parts[at * 2] - mean;
+                sum += parts[at * 2 + 1] + rows * off * off;
+            }
+            part += UNITS;
+        }
+        sum = of_all(&mut shared, unit, sum) / values;
+        if comptime!(pass == 0) {
+            mean = sum;
+        } else {
+            variance = sum;
+        }
     }
-    let mean = of_all(&mut shared, unit, sum) / values;
-    let mut squares = f32::new(0.0);
-    let mut part = unit;
-    while part < chunks * of_group {
-        let of_chunk = part / of_group;
-        let rows = f32::cast_from(min(chunk, s - of_chunk * chunk));
-        let at = (first + of_chunk) * comptime!(groups * of_group) + column + part % of_group;
-        let off = parts[at * 2] - mean;
-        squares += parts[at * 2 + 1] + rows * off * off;
-        part += UNITS;
-    }
-    let variance = of_all(&mut shared, unit, squares) / values;
     if unit == 0 {
         statistics[group * 2] = mean;
         statistics[group * 2 + 1] = f32::new(1.0) / (variance + eps).sqrt();

@@ -1,7 +1,10 @@
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{UNITS, addresses, cubes, empty, in_rows, moments, width};
+use super::{
+    moments,
+    tensors::{UNITS, addresses, cubes, empty, in_rows, width},
+};
 
 /// Units for one row.
 const ROW_UNITS: usize = 32;

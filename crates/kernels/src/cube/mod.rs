@@ -13,118 +13,26 @@ mod frames;
 #[cfg(feature = "fusion")]
 mod fused;
 mod group_norm;
+mod kernel;
 mod launches;
 mod layer_norm;
 mod matrix_units;
 mod moments;
 mod products;
 mod softmax;
+mod tensors;
 
 pub(crate) use device::largest_tensor;
 pub use device::{fit_memory_budget, keep_kernels};
 pub use launches::{launches, record_launches};
 
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 
-use burn::tensor::{DType, Shape, Tensor, TensorPrimitive, backend::Backend};
-use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::{ir::AddressType, prelude::*};
+use burn::tensor::{DType, Tensor, backend::Backend};
+use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 
+use self::kernel::{Kernel, run};
 use crate::Padding;
-
-/// Units of a cube; every GPU runs that many.
-const UNITS: usize = 256;
-
-/// What to run.
-#[derive(Clone, Copy, Debug)]
-enum Kernel {
-    /// Of `x [n, s, c]`, weight and bias.
-    GroupNorm { groups: usize, eps: f64, silu: bool },
-    /// Of `x [rows, c]`, weight and bias.
-    LayerNorm { eps: f64 },
-    /// `[b, n, 2·c]` → `[b, n, c]`
-    Geglu,
-    /// `[b, f, s, c]` → `[b, f, s, c·3]`
-    FramePatches,
-    /// Of `a [.., m, k]` and `b [.., k, n]`.
-    Matmul { dtype: DType },
-    /// Of `x [n, h, w, in]`, `weight [out, kh, kw, in]`, perhaps a bias, perhaps what is added.
-    Conv2d {
-        stride: usize,
-        padding: [usize; 2],
-        bias: bool,
-        geglu: bool,
-    },
-    /// Of the last axis of scores in f32.
-    Softmax { dtype: DType },
-    /// Of `q`, `k` and `v` `[b, n, c]`.
-    Attention { heads: usize },
-    /// Of `q`, `k` and `v` `[b, f, s, c]`.
-    FrameAttention { heads: usize, lanes: usize },
-}
-
-impl Kernel {
-    /// The shape of its result.
-    fn output(self, inputs: &[&Shape]) -> Shape {
-        let mut shape = inputs[0].clone();
-        let last = shape.num_dims() - 1;
-        match self {
-            Kernel::Geglu => shape[last] /= 2,
-            Kernel::FramePatches => shape[last] *= 3,
-            Kernel::Matmul { .. } => shape[last] = inputs[1][last],
-            Kernel::Conv2d {
-                stride,
-                padding,
-                geglu,
-                ..
-            } => {
-                let (kernel, out) = ([inputs[1][1], inputs[1][2]], inputs[1][0]);
-                let out = if geglu { out / 2 } else { out };
-                shape = convolved(&shape, kernel, out, stride, padding);
-            }
-            _ => {}
-        }
-        shape
-    }
-
-    /// The dtype of its result.
-    #[cfg(feature = "fusion")]
-    fn dtype(self, x: DType) -> DType {
-        match self {
-            Kernel::Matmul { dtype } | Kernel::Softmax { dtype } => dtype,
-            _ => x,
-        }
-    }
-
-    fn launch<R: CubeRuntime>(self, inputs: Vec<CubeTensor<R>>) -> CubeTensor<R> {
-        let mut inputs = inputs.into_iter();
-        let mut next = || inputs.next().expect("every kernel is given its inputs");
-        match self {
-            Kernel::GroupNorm { groups, eps, silu } => {
-                group_norm::group_norm(next(), next(), next(), groups, eps, silu)
-            }
-            Kernel::LayerNorm { eps } => layer_norm::layer_norm(next(), next(), next(), eps),
-            Kernel::Geglu => activation::geglu(next()),
-            Kernel::FramePatches => frames::patches(next()),
-            Kernel::Matmul { dtype } => products::matmul(next(), next(), dtype),
-            Kernel::Conv2d {
-                stride,
-                padding,
-                bias,
-                geglu,
-            } => {
-                let (x, weight) = (next(), next());
-                let bias = bias.then(&mut next);
-                convolve::conv2d(x, weight, bias, stride, padding, geglu, inputs.next())
-            }
-            Kernel::Softmax { dtype } => softmax::softmax(next(), dtype),
-            Kernel::Attention { heads } => flash::attention(next(), next(), next(), heads),
-            Kernel::FrameAttention { heads, lanes } => {
-                frame_attention::frame_attention(next(), next(), next(), heads, lanes)
-            }
-        }
-    }
-}
 
 pub(crate) fn try_group_norm<B: Backend>(
     x: Tensor<B, 3>,
@@ -325,18 +233,6 @@ pub(crate) fn try_frame_attention<B: Backend>(
     Ok(run::<B, 4>(Kernel::FrameAttention { heads, lanes }, inputs))
 }
 
-/// The shape of a convolution's result, channels last.
-fn convolved(
-    x: &Shape,
-    kernel: [usize; 2],
-    out: usize,
-    stride: usize,
-    padding: [usize; 2],
-) -> Shape {
-    let size = |i: usize| (x[i + 1] + 2 * padding[i] - kernel[i]) / stride + 1;
-    Shape::new([x[0], size(0), size(1), out])
-}
-
 /// Cubes along one axis of a launch, on every GPU.
 const MOST_CUBES: usize = 1 << 16;
 
@@ -367,134 +263,6 @@ fn primitives<R: CubeRuntime>() -> Vec<TypeId> {
     ]
 }
 
-/// Runs a kernel on tensors of an [`eligible`] backend.
-fn run<B: Backend, const D: usize>(
-    kernel: Kernel,
-    inputs: impl Into<Vec<B::FloatTensorPrimitive>>,
-) -> Tensor<B, D> {
-    let inputs = inputs.into();
-    #[cfg(feature = "wgpu")]
-    let inputs = match run_on::<cubecl::wgpu::WgpuRuntime, _>(kernel, inputs) {
-        Ok(y) => return Tensor::from_primitive(TensorPrimitive::Float(y)),
-        Err(inputs) => inputs,
-    };
-    #[cfg(feature = "cuda")]
-    let inputs = match run_on::<cubecl::cuda::CudaRuntime, _>(kernel, inputs) {
-        Ok(y) => return Tensor::from_primitive(TensorPrimitive::Float(y)),
-        Err(inputs) => inputs,
-    };
-    unreachable!("the backend's type was checked: {}", inputs.len())
-}
-
-/// Runs a kernel if the tensors are those of runtime `R`.
-fn run_on<R: CubeRuntime, P: 'static>(kernel: Kernel, inputs: Vec<P>) -> Result<P, Vec<P>> {
-    let inputs = match cast::<_, Vec<CubeTensor<R>>>(inputs) {
-        Ok(inputs) => return cast(kernel.launch(inputs)).map_err(|_| Vec::new()),
-        Err(inputs) => inputs,
-    };
-    #[cfg(feature = "fusion")]
-    let inputs = match cast::<_, Vec<fused::Fused<R>>>(inputs) {
-        Ok(inputs) => return cast(fused::register(kernel, inputs)).map_err(|_| Vec::new()),
-        Err(inputs) => inputs,
-    };
-    Err(inputs)
-}
-
-/// `a` as a `T`, if it is one.
-fn cast<A: 'static, T: 'static>(a: A) -> Result<T, A> {
-    let mut slot = Some(a);
-    let any: &mut dyn Any = &mut slot;
-    match any.downcast_mut::<Option<T>>().and_then(Option::take) {
-        Some(t) => Ok(t),
-        None => Err(slot.expect("nothing was taken")),
-    }
-}
-
 fn float<B: Backend, const D: usize>(x: Tensor<B, D>) -> B::FloatTensorPrimitive {
     x.into_primitive().tensor()
-}
-
-/// A tensor whose rows (its last axis) are contiguous and lie one after the other, and the distance of two rows. CUDA's
-/// tensors have unused values after each row, so that a contiguous copy of each would be made for nothing.
-fn in_rows<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
-    let pitch = |x: &CubeTensor<R>| {
-        let (shape, strides) = (x.meta.shape(), x.meta.strides());
-        let last = shape.num_dims() - 1;
-        let mut outer = (0..last).rev().filter(|axis| shape[*axis] > 1);
-        let first = outer.next();
-        let pitch = first.map_or(shape[last], |axis| strides[axis]);
-        let mut expected = first.map_or(0, |axis| pitch * shape[axis]);
-        for axis in outer {
-            if strides[axis] != expected {
-                return None;
-            }
-            expected *= shape[axis];
-        }
-        (strides[last] == 1 && pitch >= shape[last]).then_some(pitch)
-    };
-    match pitch(&x) {
-        Some(pitch) => (x, pitch),
-        None => {
-            let x = into_contiguous(x);
-            let shape = x.meta.shape();
-            let pitch = shape[shape.num_dims() - 1];
-            (x, pitch)
-        }
-    }
-}
-
-/// A tensor whose last axis is contiguous and whose other strides are whole vectors of `lanes` values, and those strides,
-/// counted in vectors.
-fn in_lines<R: CubeRuntime>(x: CubeTensor<R>, lanes: usize) -> (CubeTensor<R>, Vec<usize>) {
-    let last = x.meta.shape().num_dims() - 1;
-    let fits = |x: &CubeTensor<R>| {
-        let strides = x.meta.strides();
-        strides[last] == 1 && strides[..last].iter().all(|s| s.is_multiple_of(lanes))
-    };
-    let x = match fits(&x) {
-        true => x,
-        false => into_contiguous(x),
-    };
-    // A single channel has to be a whole vector, too.
-    let strides = x.meta.strides()[..last].iter().map(|s| s / lanes).collect();
-    (x, strides)
-}
-
-/// A new contiguous tensor beside `like`.
-fn empty<R: CubeRuntime>(like: &CubeTensor<R>, shape: Shape, dtype: DType) -> CubeTensor<R> {
-    burn_cubecl::ops::numeric::empty_device_contiguous_dtype(
-        like.client.clone(),
-        like.device.clone(),
-        shape,
-        dtype,
-    )
-}
-
-/// The most values that one unit may read at once: what the device does well, and every one of `multiples` is a multiple of.
-fn width<R: CubeRuntime>(tensors: &[&CubeTensor<R>], multiples: &[usize]) -> usize {
-    let widest = |x: &&CubeTensor<R>| {
-        let mut sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
-        sizes.find(|size| multiples.iter().all(|n| n.is_multiple_of(*size)))
-    };
-    tensors.iter().filter_map(widest).min().unwrap_or(1)
-}
-
-/// Integers wide enough for the index of any value.
-fn addresses<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
-    let types = tensors.iter().map(|x| x.required_address_type());
-    types.max().unwrap_or_default()
-}
-
-/// A launch of at least `units` units.
-fn units<R: CubeRuntime>(client: &ComputeClient<R>, units: usize) -> (CubeCount, CubeDim) {
-    let dim = CubeDim::new(client, units);
-    (
-        cubecl::calculate_cube_count_elemwise(client, units, dim),
-        dim,
-    )
-}
-
-/// A launch of at least `cubes` cubes.
-fn cubes<R: CubeRuntime>(client: &ComputeClient<R>, cubes: usize) -> CubeCount {
-    cubecl::calculate_cube_count_elemwise(client, cubes, CubeDim::new_single())
 }

@@ -10,7 +10,7 @@ use cubek::{
     std::InputBinding,
 };
 
-use super::empty;
+use super::tensors::empty;
 
 /// Half precision is what matrix units multiply exactly and add up in f32. (They take f32, too, but round it to 10 bits first.)
 pub(super) fn is_half(dtype: DType) -> bool {

@@ -2,7 +2,7 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{UNITS, addresses, cubes, empty, in_rows};
+use super::tensors::{UNITS, addresses, cubes, empty, in_rows};
 
 /// Units for one row.
 const ROW_UNITS: usize = 32;

@@ -1,0 +1,189 @@
+//! Convolutions and linear layers in half precision against f32 of the same numbers, in every form that a GPU's kernel for them
+//! has: strides, taps, gates, what is added, sizes that no block fits, and enough positions for the highest blocks.
+
+use burn::{
+    backend::Flex,
+    tensor::{DType, Tensor, TensorData, backend::Backend},
+};
+use i2vgen_kernels::*;
+use i2vgen_tests::TestBackend;
+
+/// Pseudo-random numbers of a seed, rounded to `dtype`.
+fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u32, dtype: DType) -> Tensor<B, D> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    let values: Vec<f32> = (0..dims.iter().product::<usize>())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 * 2.0 - 1.0
+        })
+        .collect();
+    let data = TensorData::new(values, dims).convert_dtype(dtype);
+    Tensor::from_data(data, (&Default::default(), dtype))
+}
+
+/// Runs an expression, which is given a function that makes its inputs, in half precision and in f32, and compares.
+macro_rules! check {
+    ($data:ident, $body:expr) => {
+        for dtype in [DType::F16, DType::BF16] {
+            if !TestBackend::supports_dtype(&Default::default(), dtype) {
+                continue;
+            }
+            let half: Vec<f32> = {
+                macro_rules! $data {
+                    ($dims:expr, $seed:expr) => {
+                        data::<TestBackend, _>($dims, $seed, dtype)
+                    };
+                }
+                $body.cast(DType::F32).into_data().to_vec().unwrap()
+            };
+            let wide: Vec<f32> = {
+                macro_rules! $data {
+                    ($dims:expr, $seed:expr) => {
+                        data::<Flex, _>($dims, $seed, dtype).cast(DType::F32)
+                    };
+                }
+                $body.into_data().to_vec().unwrap()
+            };
+            assert_eq!(half.len(), wide.len());
+            let scale = wide.iter().fold(0_f32, |most, x| most.max(x.abs()));
+            // A product and what is added to it are rounded, each to half of this; a missing tap is off by 100 times as much.
+            let tolerance = scale * if dtype == DType::F16 { 1e-3 } else { 8e-3 };
+            for (i, (a, b)) in half.iter().zip(&wide).enumerate() {
+                assert!(
+                    (a - b).abs() <= tolerance,
+                    "{}, {dtype:?}, element {i}: {a} instead of {b}",
+                    stringify!($body)
+                );
+            }
+        }
+    };
+}
+
+#[test]
+fn convolutions_in_half_precision() {
+    let same = Padding::same(1);
+    check!(
+        of,
+        conv2d(
+            of!([2, 9, 11, 32], 1),
+            of!([160, 32, 3, 3], 2),
+            Some(of!([2, 160], 3)),
+            1,
+            same
+        )
+    );
+    check!(
+        of,
+        conv2d(of!([3, 9, 8, 48], 1), of!([96, 48, 3, 3], 2), None, 2, same)
+    );
+    check!(
+        of,
+        conv2d(
+            of!([1, 8, 8, 8], 1),
+            of!([4, 8, 3, 3], 2),
+            Some(of!([1, 4], 3)),
+            1,
+            same
+        )
+    );
+    check!(
+        of,
+        conv2d(
+            of!([2, 7, 6, 72], 1),
+            of!([24, 72, 1, 1], 2),
+            None,
+            2,
+            Padding::same(0)
+        )
+    );
+    check!(
+        of,
+        conv2d_add(
+            of!([4, 5, 7, 24], 1),
+            of!([144, 24, 3, 3], 2),
+            Some(of!([2, 144], 3)),
+            1,
+            same,
+            of!([4, 5, 7, 144], 4)
+        )
+    );
+    check!(
+        of,
+        conv2d_add(
+            of!([1, 6, 6, 8], 1),
+            of!([16, 8, 3, 3], 2),
+            None,
+            1,
+            same,
+            of!([1, 6, 6, 16], 4)
+        )
+    );
+    check!(
+        of,
+        frame_conv_add(
+            of!([2, 5, 30, 40], 1),
+            of!([64, 40, 3, 1, 1], 2),
+            of!([64], 3),
+            of!([2, 5, 30, 64], 4)
+        )
+    );
+}
+
+/// Long sums at enough positions for the highest blocks.
+#[test]
+fn large_convolutions_in_half_precision() {
+    let same = Padding::same(1);
+    check!(
+        of,
+        conv2d(
+            of!([2, 130, 131, 232], 1),
+            of!([160, 232, 3, 3], 2),
+            Some(of!([2, 160], 3)),
+            1,
+            same
+        )
+    );
+    check!(
+        of,
+        conv2d_add(
+            of!([4, 184, 185, 232], 1),
+            of!([24, 232, 3, 3], 2),
+            None,
+            2,
+            same,
+            of!([4, 92, 93, 24], 4)
+        )
+    );
+}
+
+#[test]
+fn linear_layers_in_half_precision() {
+    for rows in [150, 1000] {
+        check!(of, linear(of!([rows, 8], 1), of!([160, 8], 2), None));
+        check!(
+            of,
+            linear(of!([rows, 104], 1), of!([40, 104], 2), Some(of!([40], 3)))
+        );
+        check!(
+            of,
+            linear_add(
+                of!([rows, 32], 1),
+                of!([100, 32], 2),
+                None,
+                of!([rows, 100], 4)
+            )
+        );
+        check!(
+            of,
+            linear_geglu(
+                of!([2, rows / 2, 40], 1),
+                of!([320, 40], 2),
+                Some(of!([320], 3))
+            )
+        );
+        check!(
+            of,
+            linear_geglu(of!([1, rows, 16], 1), of!([48, 16], 2), None)
+        );
+    }
+}
