@@ -1,6 +1,7 @@
 //! The goldens of all crates on the backend of feature `wgpu` or `cuda`, in one program: a GPU backend takes minutes to
 //! compile, each time it is linked into one. Without such a feature the crates run them themselves.
 #![cfg(any(feature = "wgpu", feature = "cuda"))]
+#![allow(clippy::duplicate_mod)] // Two of these files have the same helpers.
 
 #[path = "../../crates/kernels/tests/check.rs"]
 mod check;

@@ -8,20 +8,20 @@ use std::{
 };
 
 use burn::{
+    backend::Flex,
     module::{Module, ModuleVisitor, Param},
     tensor::{DType, Int, Tensor, TensorData, TensorPrimitive},
 };
 use i2vgen_checkpoint::{Folder, ModulePath};
 use i2vgen_clip_encoders::CLIPTextModel;
 use i2vgen_pipeline::{Lora, Loras};
-use i2vgen_tests::TestBackend;
 use i2vgen_unet3d::I2VGenXLUNet;
 use i2vgen_weights_converter::{Component, Conversion, Options, Trio};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tempfile::TempDir;
 
-type Unet = I2VGenXLUNet<TestBackend>;
-type Text = CLIPTextModel<TestBackend>;
+type Unet = I2VGenXLUNet<Flex>;
+type Text = CLIPTextModel<Flex>;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -115,16 +115,16 @@ struct Stored {
     address: usize,
 }
 
-fn stored<M: Module<TestBackend>>(module: &M) -> Vec<Stored> {
+fn stored<M: Module<Flex>>(module: &M) -> Vec<Stored> {
     struct List(ModulePath, Vec<Stored>);
-    impl ModuleVisitor<TestBackend> for List {
+    impl ModuleVisitor<Flex> for List {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.0.enter(name);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
             self.0.exit();
         }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<TestBackend, D>>) {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Flex, D>>) {
             let tensor = param.val();
             let TensorPrimitive::Float(primitive) = tensor.clone().into_primitive() else {
                 panic!("a float");
@@ -296,13 +296,13 @@ impl Goldens {
         (values.collect(), tensor.shape().to_vec())
     }
 
-    fn tensor<const D: usize>(&self, name: &str) -> Tensor<TestBackend, D> {
+    fn tensor<const D: usize>(&self, name: &str) -> Tensor<Flex, D> {
         let number = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("4 bytes"));
         let (values, shape) = self.data(name, number);
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 
-    fn ids(&self, name: &str) -> Tensor<TestBackend, 2, Int> {
+    fn ids(&self, name: &str) -> Tensor<Flex, 2, Int> {
         let number = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("8 bytes"));
         let (values, shape) = self.data(name, number);
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
@@ -313,7 +313,7 @@ impl Goldens {
     }
 
     /// How far from the recorded tensor, relative to its largest value.
-    fn off<const D: usize>(&self, name: &str, found: Tensor<TestBackend, D>) -> (String, f32) {
+    fn off<const D: usize>(&self, name: &str, found: Tensor<Flex, D>) -> (String, f32) {
         let expected = self.tensor::<D>(name);
         let largest = expected.clone().abs().max().into_scalar();
         let worst = (found - expected).abs().max().into_scalar();
@@ -399,7 +399,7 @@ fn verdicts(loras: &Loras) -> [Result<Vec<String>, String>; 3] {
         loras
             .merge_text_encoder(text.clone())
             .map(|(_, unknown)| unknown),
-        loras.check::<TestBackend>(unet.config.clone(), text.config.clone()),
+        loras.check::<Flex>(unet.config.clone(), text.config.clone()),
     ];
     found.map(|verdict| verdict.map_err(|e| e.to_string()))
 }

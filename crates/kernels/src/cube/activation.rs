@@ -72,13 +72,13 @@ fn half_erfc<N: Size>(z: Vector<f32, N>) -> Vector<f32, N> {
     let t = one / (one + z * Vector::<f32, N>::new(0.5));
     let p = Vector::<f32, N>::new(0.170_872_77);
     let p = p * t + Vector::<f32, N>::new(-0.822_152_23);
-    let p = p * t + Vector::<f32, N>::new(1.488_515_87);
-    let p = p * t + Vector::<f32, N>::new(-1.135_203_98);
+    let p = p * t + Vector::<f32, N>::new(1.488_515_9);
+    let p = p * t + Vector::<f32, N>::new(-1.135_204);
     let p = p * t + Vector::<f32, N>::new(0.278_868_07);
     let p = p * t + Vector::<f32, N>::new(-0.186_288_06);
     let p = p * t + Vector::<f32, N>::new(0.096_784_18);
     let p = p * t + Vector::<f32, N>::new(0.374_091_96);
-    let p = p * t + Vector::<f32, N>::new(1.000_023_68);
-    let p = p * t + Vector::<f32, N>::new(-1.265_512_23);
+    let p = p * t + Vector::<f32, N>::new(1.000_023_7);
+    let p = p * t + Vector::<f32, N>::new(-1.265_512_2);
     t * (p - z * z).exp() * Vector::<f32, N>::new(0.5)
 }

@@ -94,8 +94,8 @@ fn attend<T: Float, N: Size>(
     k: &Tensor<Vector<T, N>>,
     v: &Tensor<Vector<T, N>>,
     y: &mut Tensor<Vector<T, Const<2>>>,
-    n: usize,
-    m: usize,
+    query_count: usize,
+    key_count: usize,
     q_batch: usize,
     q_row: usize,
     k_batch: usize,
@@ -140,7 +140,7 @@ fn attend<T: Float, N: Size>(
         let at = unit + i * UNITS;
         let row = at / wide;
         let mut value = Vector::<T, N>::new(T::new(0.0));
-        if first + row < n {
+        if first + row < query_count {
             value = q[batch * q_batch + (first + row) * q_row + head + at % wide];
         }
         shared[(first_query + row) * pitch + at % wide] = value;
@@ -170,7 +170,7 @@ fn attend<T: Float, N: Size>(
         outputs.push(zeros());
     }
 
-    let turns = m.div_ceil(KEYS);
+    let turns = key_count.div_ceil(KEYS);
     // All stages but one are on their way while one is worked on.
     let ahead = comptime!(STAGES - 1);
     for round in 0..(turns + ahead).div_ceil(STAGES) {
@@ -194,7 +194,7 @@ fn attend<T: Float, N: Size>(
                     corner,
                     k_row,
                     start,
-                    m,
+                    key_count,
                     wide,
                     pitch,
                     ragged,
@@ -208,7 +208,7 @@ fn attend<T: Float, N: Size>(
                     corner,
                     v_row,
                     start,
-                    m,
+                    key_count,
                     wide,
                     pitch,
                     ragged,
@@ -260,10 +260,10 @@ fn attend<T: Float, N: Size>(
                             #[unroll]
                             for row in 0..2usize {
                                 let mut value = score[row];
-                                if key >= m {
+                                if key >= key_count {
                                     value[0] = f32::new(-1e30);
                                 }
-                                if key + 1 >= m {
+                                if key + 1 >= key_count {
                                     value[1] = f32::new(-1e30);
                                 }
                                 score[row] = value;
@@ -360,8 +360,8 @@ fn attend<T: Float, N: Size>(
             sum += plane_shuffle_xor(sum, 2);
             let share = Vector::<f32, Const<2>>::new(f32::new(1.0) / sum);
             let query = first + plane_row + tile * ROWS + row * 8 + lane / 4;
-            if query < n {
-                let line = (batch * n + query) * heads * comptime!(d / 2)
+            if query < query_count {
+                let line = (batch * query_count + query) * heads * comptime!(d / 2)
                     + CUBE_POS_Y as usize * comptime!(d / 2);
                 #[unroll]
                 for block in 0..channel_blocks {
