@@ -83,14 +83,6 @@ pub(crate) fn misfits<B: Backend>(
         .collect()
 }
 
-/// Whether a GPU has failed at something and what it computes is no longer right.
-pub(crate) fn faulted() -> bool {
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    return guard::faulted();
-    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
-    false
-}
-
 /// How a program with that backend is had.
 fn how_to_build(name: &str) -> String {
     format!("build it with: cargo build --release --features {name}")

@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, path::PathBuf};
 use burn::tensor::backend::Backend;
 use clap::{Args, ValueEnum};
 use i2vgen_checkpoint::Folder;
+use i2vgen_kernels::device_failed;
 use i2vgen_pipeline::{
     Event, Latents, PipelineError, Prompt, Refinement, SaveOptions, Vid2VidSolver, Video,
     VideoInput, VideoToVideoOptions, VideoToVideoPipeline, Windows,
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     choices::{DtypeArg, MemoryArg, OutputTypeArg},
-    device::{Task, dispatch, faulted},
+    device::{Task, dispatch},
     failure::Failure,
     job,
     model::Model,
@@ -241,7 +242,7 @@ impl Task for Refine {
         let prompt = args.prompt.as_str();
         let refinement = pipeline.run(input, prompt, &options, |event: Event<'_, B>| {
             progress.tell(&event);
-            match stop.load(std::sync::atomic::Ordering::SeqCst) || faulted() {
+            match stop.load(std::sync::atomic::Ordering::SeqCst) || device_failed() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }

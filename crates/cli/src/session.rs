@@ -10,6 +10,7 @@ use std::{
 };
 
 use burn::tensor::backend::Backend;
+use i2vgen_kernels::device_failed;
 use i2vgen_pipeline::{
     Event, FrameProblem, GenerateOptions, Generation, I2VGenXLPipeline, OutputType, PipelineError,
     Video,
@@ -18,7 +19,7 @@ use image::RgbImage;
 
 use crate::{
     continuation::Source,
-    device::{self, faulted, misfits},
+    device::{self, misfits},
     failure::Failure,
     job::Job,
     model::Model,
@@ -117,7 +118,7 @@ impl<'a, B: Backend> Session<'a, B> {
 
     /// Whether Ctrl-C was pressed, or the device has failed.
     pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst) || faulted()
+        self.stop.load(Ordering::SeqCst) || device_failed()
     }
 
     /// Refuses what would not fit in memory or in the device's buffers, unless the user insists, and options that are out

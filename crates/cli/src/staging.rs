@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use i2vgen_checkpoint::write_json;
+use i2vgen_kernels::device_failed;
 use i2vgen_pipeline::PipelineError;
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::device;
 
 /// Files that are complete but not yet under their names. Dropping it deletes them.
 #[derive(Default)]
@@ -56,7 +55,7 @@ impl Staging {
     ///
     /// Not if the device has failed meanwhile: then the caller is told so, and this says `Cancelled`.
     pub(crate) fn commit(self, sidecar: &Path, record: &Value) -> Result<(), PipelineError> {
-        if device::faulted() {
+        if device_failed() {
             return Err(PipelineError::Cancelled);
         }
         let before = std::fs::read(sidecar).ok();

@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod check;
 mod conv;
+mod guard;
 mod layers;
 mod linear;
 mod memory;
@@ -23,6 +24,7 @@ pub use check::check;
 pub use conv::{Padding, conv2d, conv2d_add, frame_conv, frame_conv_add, upsample_conv2d};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::{fit_memory_budget, has_gpu_kernels, keep_kernels, launches, record_launches};
+pub use guard::{DeviceFailure, device_failed, guarded};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::{hidden_by_geglu, linear, linear_add, linear_geglu, matmul};
 pub use memory::{in_turns, largest_tensor, memory_budget, set_memory_budget};

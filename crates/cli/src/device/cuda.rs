@@ -1,6 +1,9 @@
 //! The GPUs that CUDA finds, asked for before burn does, which panics where there is none.
 
-use std::path::Path;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
 
 use burn::backend::cuda::CudaDevice;
 use cudarc::{
@@ -8,7 +11,7 @@ use cudarc::{
     nvrtc,
 };
 
-use super::{guard::quietly, list::Device};
+use super::list::Device;
 
 /// The device of `cuda:index`.
 pub(super) fn find(index: usize) -> Result<CudaDevice, String> {
@@ -48,6 +51,15 @@ pub(super) fn memory(index: usize) -> Option<u64> {
     bytes.ok().map(|bytes| bytes as u64)
 }
 
+/// What `f` returns, unless it panics; then nothing is printed.
+fn quietly<T>(f: impl FnOnce() -> T) -> Option<T> {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    panic::set_hook(before);
+    result.ok()
+}
+
 /// At least one, or an error.
 fn count() -> Result<usize, String> {
     // Without the driver's library, cudarc panics.
@@ -56,10 +68,10 @@ fn count() -> Result<usize, String> {
         result::device::get_count()
     });
     match count {
-        Ok(Ok(count @ 1..)) => Ok(count as usize),
-        Ok(Ok(_)) => Err("no NVIDIA GPU found".to_owned()),
-        Ok(Err(error)) => Err(unanswered(error)),
-        Err(_) => Err(
+        Some(Ok(count @ 1..)) => Ok(count as usize),
+        Some(Ok(_)) => Err("no NVIDIA GPU found".to_owned()),
+        Some(Err(error)) => Err(unanswered(error)),
+        None => Err(
             "the driver's library libcuda is not there; install NVIDIA's driver (Debian: nvidia-driver)".to_owned(),
         ),
     }
@@ -87,7 +99,7 @@ fn toolkit() -> Result<(), String> {
         // SAFETY: it was just made and is not used again.
         program.and_then(|program| unsafe { nvrtc::result::destroy_program(program) })
     });
-    if !matches!(compiler, Ok(Ok(()))) {
+    if !matches!(compiler, Some(Ok(()))) {
         return Err(
             "the compiler's library libnvrtc is not there; install the CUDA toolkit (Debian: nvidia-cuda-toolkit)"
                 .to_owned(),
