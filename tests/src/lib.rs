@@ -37,6 +37,9 @@ pub const SLACK: f32 = if cfg!(any(feature = "wgpu", feature = "cuda")) {
     1.0
 };
 
+/// Whether the backend joins operations into kernels of its own.
+pub const FUSED: bool = cfg!(feature = "fusion");
+
 /// The largest difference of two values at the same place.
 ///
 /// # Panics

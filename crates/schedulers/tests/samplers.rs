@@ -54,12 +54,9 @@ fn values(image: &Image) -> Vec<f32> {
     image.to_data().to_vec().unwrap()
 }
 
-/// As in `generate.py`, and on the CPU: the sine of values in the thousands shows how a device rounds its argument (a fused
-/// multiplication and addition once, others twice).
+/// As in `generate.py`.
 fn toy(x: Image, t: f64) -> Image {
-    let shift = (2.0 * (t / 1000.0)) as f32;
-    let of = |x: f32| (x * 1.3 + shift).sin() * 0.7 + x * 0.2 - 0.1;
-    image(&values(&x).into_iter().map(of).collect::<Vec<_>>())
+    (x.clone() * 1.3 + 2.0 * (t / 1000.0)).sin() * 0.7 + x * 0.2 - 0.1
 }
 
 /// The largest difference relative to the largest expected value. NaN is larger than all.
@@ -104,8 +101,10 @@ fn sigmas(name: &str, config: &Value, steps: usize) -> Vec<f64> {
     sigmas
 }
 
-/// How much of the sample's scale a run may differ by.
-const TOLERANCE: f32 = 1e-5 * i2vgen_tests::SLACK;
+/// How much of the sample's scale a run may differ by. A fused backend rounds products and sums together, torch does not: after
+/// the first step of a zero-SNR run, from sigma 4096 to 6, that alone is 1e-4 of a sample (in NumPy, too), and later steps add
+/// to it.
+const TOLERANCE: f32 = 1e-5 * i2vgen_tests::SLACK * if i2vgen_tests::FUSED { 100.0 } else { 1.0 };
 
 /// A config of the goldens for our schedulers, with torch's own zero-SNR betas, so that only the steps are compared (see
 /// `tables.rs` for why).
