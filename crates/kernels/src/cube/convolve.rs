@@ -1,17 +1,16 @@
+mod form;
 mod kernel;
+mod reader;
 
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use self::kernel::{Form, convolve};
+use self::{form::Form, kernel::convolve};
 use super::{
     kernel::convolved,
     matrix_units::{LANES, WIDTH},
     tensors::{addresses, empty, in_rows},
 };
-
-/// Turns of a sum that makes up for what begins and ends it.
-const LONG: usize = 64;
 
 /// Whether the kernel is made for so many channels.
 pub(super) fn takes(input: usize, output: usize) -> bool {
@@ -98,51 +97,4 @@ fn in_vectors<R: CubeRuntime>(x: CubeTensor<R>) -> (CubeTensor<R>, usize) {
     let x = into_contiguous(x);
     let c = x.meta.shape()[x.meta.shape().num_dims() - 1];
     (x, c / WIDTH)
-}
-
-impl Form {
-    fn new(
-        channels: usize,
-        kernel: [usize; 2],
-        stride: usize,
-        padding: [usize; 2],
-        gated: bool,
-    ) -> Self {
-        // The widest that fits without rest: all of the UNet are multiples of 160.
-        let blocks = match channels {
-            _ if channels.is_multiple_of(160) => 10,
-            _ if (channels - 1) % 128 < 64 => 4,
-            _ => 8,
-        };
-        Self {
-            kernel,
-            stride,
-            padding,
-            gated,
-            planes: 4,
-            blocks,
-        }
-    }
-
-    /// With cubes twice as high, which read the weight half as often. There is only one of them on a multiprocessor, so that
-    /// nothing hides how it begins and ends: they are for long sums, and for enough positions for all multiprocessors.
-    fn for_device<R: CubeRuntime>(
-        self,
-        client: &ComputeClient<R>,
-        rows: usize,
-        input: usize,
-        out: usize,
-    ) -> Self {
-        let high = Self { planes: 8, ..self };
-        let hardware = &client.properties().hardware;
-        let cubes = rows.div_ceil(high.rows()) * out.div_ceil(high.results());
-        let enough = hardware
-            .num_streaming_multiprocessors
-            .is_some_and(|processors| cubes >= processors as usize);
-        let fits = high.shared_memory() <= hardware.max_shared_memory_size;
-        match enough && fits && high.turns(input) >= LONG {
-            true => high,
-            false => self,
-        }
-    }
 }

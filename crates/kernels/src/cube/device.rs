@@ -90,7 +90,9 @@ const SOURCES: u64 = {
     let sources = [
         include_str!("activation.rs"),
         include_str!("convolve.rs"),
+        include_str!("convolve/form.rs"),
         include_str!("convolve/kernel.rs"),
+        include_str!("convolve/reader.rs"),
         include_str!("flash.rs"),
         include_str!("frame_attention.rs"),
         include_str!("frames.rs"),
