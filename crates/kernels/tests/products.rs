@@ -3,29 +3,21 @@
 
 use burn::{
     backend::Flex,
-    tensor::{DType, Tensor, TensorData, backend::Backend},
+    tensor::{DType, Tensor, backend::Backend},
 };
 use i2vgen_kernels::*;
-use i2vgen_tests::TestBackend;
+use i2vgen_tests::{TestBackend, computes_in, distance, noise};
 
-/// Pseudo-random numbers of a seed, rounded to `dtype`.
-fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u32, dtype: DType) -> Tensor<B, D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    let values: Vec<f32> = (0..dims.iter().product::<usize>())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 * 2.0 - 1.0
-        })
-        .collect();
-    let data = TensorData::new(values, dims).convert_dtype(dtype);
-    Tensor::from_data(data, (&Default::default(), dtype))
+/// Numbers of a seed, rounded to `dtype`.
+fn data<B: Backend, const D: usize>(dims: [usize; D], seed: u64, dtype: DType) -> Tensor<B, D> {
+    noise(dims, seed).cast(dtype)
 }
 
-/// Runs an expression, which is given a function that makes its inputs, in half precision and in f32, and compares.
+/// Runs an expression, which is given a macro that makes its inputs, in half precision and in f32, and compares.
 macro_rules! check {
     ($data:ident, $body:expr) => {
         for dtype in [DType::F16, DType::BF16] {
-            if !TestBackend::supports_dtype(&Default::default(), dtype) {
+            if !computes_in(dtype) {
                 continue;
             }
             let half: Vec<f32> = {
@@ -44,17 +36,15 @@ macro_rules! check {
                 }
                 $body.into_data().to_vec().unwrap()
             };
-            assert_eq!(half.len(), wide.len());
             let scale = wide.iter().fold(0_f32, |most, x| most.max(x.abs()));
             // A product and what is added to it are rounded, each to half of this; a missing tap is off by 100 times as much.
             let tolerance = scale * if dtype == DType::F16 { 1e-3 } else { 8e-3 };
-            for (i, (a, b)) in half.iter().zip(&wide).enumerate() {
-                assert!(
-                    (a - b).abs() <= tolerance,
-                    "{}, {dtype:?}, element {i}: {a} instead of {b}",
-                    stringify!($body)
-                );
-            }
+            let off = distance(&half, &wide);
+            assert!(
+                off <= tolerance,
+                "{}, {dtype:?}: off by {off}, {tolerance} allowed",
+                stringify!($body)
+            );
         }
     };
 }

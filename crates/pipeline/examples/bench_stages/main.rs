@@ -10,19 +10,29 @@
 //! `--blocks` times the parts of a step one by one, waiting behind each.
 //! `--launches` lists the kernels that one step of the UNet launches on a GPU.
 
-use std::{convert::Infallible, error::Error, time::Instant};
+mod report;
+mod weights;
+
+use std::{convert::Infallible, error::Error};
 
 use burn::{
-    module::{Module, ModuleMapper, Param},
+    module::Module,
     tensor::{DType, Distribution, Int, Tensor, backend::Backend},
 };
 use i2vgen_checkpoint::Folder;
 use i2vgen_clip_encoders::{CLIPTextModel, CLIPVisionModelWithProjection};
-use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm, takes_half_weights};
+use i2vgen_kernels::{Mask, Padding, attention, conv2d, group_norm};
 use i2vgen_pipeline::{EstimateInput, estimate};
 use i2vgen_unet3d::{I2VGenXLUNet, I2VGenXLUNetConfig};
 use i2vgen_vae::{AutoencoderKL, AutoencoderKLConfig};
 use i2vgen_weights_converter::Component;
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use self::report::list;
+use self::{
+    report::{print, print_blocks, time},
+    weights::Cast,
+};
 
 /// What `--only` may name.
 const STAGES: [&str; 3] = ["clip", "unet", "vae"];
@@ -371,139 +381,5 @@ impl Bench {
         let estimate = estimate(&folder, &input)?;
         let stage = estimate.stages.iter().find(|s| s.name == stage);
         Ok(stage.map_or(f64::NAN, |s| s.flops_per_run as f64))
-    }
-}
-
-/// Random values in the precision that is asked for, tensor by tensor; in f32 such as come from a checkpoint in f16, and kept as
-/// the loader keeps them. They lie in memory as those of a checkpoint do, a convolution's with the input channels last.
-struct Cast {
-    dtype: DType,
-    in_layer: bool,
-}
-
-impl Cast {
-    fn to(dtype: DType) -> Self {
-        Self {
-            dtype,
-            in_layer: false,
-        }
-    }
-}
-
-impl<B: Backend> ModuleMapper<B> for Cast {
-    fn enter_module(&mut self, _: &str, container: &str) {
-        let layers = ["Struct:Linear", "Struct:Conv2d", "Struct:FrameConv"];
-        self.in_layer = layers.contains(&container);
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let x = param.val();
-        let half = match B::supports_dtype(&param.lazy_device(), DType::F16) {
-            true => DType::F16,
-            false => self.dtype,
-        };
-        let narrow = self.dtype == DType::F32 && takes_half_weights::<B>();
-        let dtype = match narrow && self.in_layer && D > 1 {
-            true => half,
-            false => self.dtype,
-        };
-        let x = if D < 4 {
-            x.cast(half).cast(dtype)
-        } else {
-            let mut last: [isize; D] = std::array::from_fn(|axis| axis as isize);
-            last[1..].rotate_left(1);
-            let mut second: [isize; D] = std::array::from_fn(|axis| axis as isize);
-            second[1..].rotate_right(1);
-            let data = x.permute(last).cast(half).into_data();
-            let x = Tensor::<B, D>::from_data(data, (&param.lazy_device(), half));
-            x.cast(dtype).permute(second)
-        };
-        Param::initialized(param.id, x)
-    }
-}
-
-/// Seconds of one call: the fewest of some, after some that compile and tune. The first call is reported, too.
-fn time<B: Backend, T, E: Into<Box<dyn Error>>>(
-    device: &B::Device,
-    mut f: impl FnMut() -> Result<T, E>,
-) -> Result<f64, Box<dyn Error>> {
-    let mut once = || -> Result<f64, Box<dyn Error>> {
-        B::sync(device).map_err(|e| format!("{e:?}"))?;
-        let start = Instant::now();
-        let y = f().map_err(Into::into)?;
-        B::sync(device).map_err(|e| format!("{e:?}"))?;
-        drop(y);
-        Ok(start.elapsed().as_secs_f64())
-    };
-    let first = once()?;
-    let limit = Instant::now();
-    let mut best = once()?;
-    while limit.elapsed().as_secs_f64() < 3.0 {
-        best = best.min(once()?);
-    }
-    if first > 2.0 * best {
-        println!("{:44}{:>10.1}", "  (the first call)", first * 1e3);
-    }
-    Ok(best)
-}
-
-/// Milliseconds of the parts of a step, the fewest of three times, and their share of all.
-fn print_blocks<B: Backend, T, E: Error + 'static>(
-    device: &B::Device,
-    step: impl Fn(&mut dyn FnMut(&str)) -> Result<T, E>,
-) -> Result<(), Box<dyn Error>> {
-    let mut best: Vec<(String, f64)> = Vec::new();
-    for _ in 0..3 {
-        let mut at = 0;
-        B::sync(device).map_err(|e| format!("{e:?}"))?;
-        let mut start = Instant::now();
-        step(&mut |name| {
-            // What went wrong is told by the wait that follows.
-            let _ = B::sync(device);
-            let seconds = start.elapsed().as_secs_f64();
-            match best.get_mut(at) {
-                Some((_, best)) => *best = best.min(seconds),
-                None => best.push((name.to_owned(), seconds)),
-            }
-            at += 1;
-            start = Instant::now();
-        })?;
-    }
-    let all: f64 = best.iter().map(|(_, seconds)| seconds).sum();
-    for (name, seconds) in best {
-        println!(
-            "  {name:42}{:>10.3}{:>9.1} %",
-            seconds * 1e3,
-            100.0 * seconds / all
-        );
-    }
-    Ok(())
-}
-
-/// How often each kernel was launched.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn list(launches: &[String]) {
-    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
-    for name in launches {
-        *counts.entry(name).or_default() += 1;
-    }
-    println!("{:44}{:>10}", "Kernel launches per step", launches.len());
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    for (name, count) in counts {
-        println!("{count:10}  {name}");
-    }
-}
-
-fn print(name: &str, seconds: f64, flops: f64, peak: f64) {
-    let rate = flops / seconds;
-    let milliseconds = seconds * 1e3;
-    match flops.is_nan() {
-        true => println!("{name:44}{milliseconds:>10.3}"),
-        false => println!(
-            "{name:44}{milliseconds:>10.3}{:>10.3}{:>8.2}",
-            rate / 1e12,
-            rate / peak
-        ),
     }
 }
