@@ -1,7 +1,8 @@
 // A libcuda for a machine without a GPU (see run.sh). Programs start, their kernels are compiled by NVIDIA's real compiler
 // (NVRTC) and run by the CPU; memory and launches are counted. With CUDA_ON_CPU_DRY nothing runs, and results are zeros.
 //
-// CUDA_ON_CPU_MIB: memory of the device, 81920. CUDA_ON_CPU_PTX: folder for the PTX of every module. CUDA_ON_CPU_LOG: list launches.
+// CUDA_ON_CPU_MIB: memory of the device, 81920. CUDA_ON_CPU_PTX: folder for the PTX of every module. CUDA_ON_CPU_LOG: list launches
+// and copies to the host.
 // Wrong addresses, lanes or warps that wait for ever and unknown instructions end the launch with CUDA's error and a message. CUDA_ON_CPU_POISON: what is not initialised is NaN. CUDA_ON_CPU_ORDER: the warps of a block run in another order,
 // that of this seed. CUDA_ON_CPU_LATE: cp.async copies as late as the program allows. CUDA_ON_CPU_TIMES: seconds of each kernel.
 // CUDA_ON_CPU_FAIL: something goes wrong. launch:N, the Nth launch reads a wrong address: it and every later use of the context
@@ -46,6 +47,10 @@ static int fails(const char *event, size_t number) {
 }
 // What a call returns that would work: of the context, and of the device, which outlives a broken context but not its own loss.
 static Result context_result(void) { return broken; }
+static const bool tells = getenv("CUDA_ON_CPU_LOG");
+static void tell_copy(size_t bytes) {
+    if (tells) fprintf(stderr, "to the host: %zu B\n", bytes);
+}
 static Result device_result(void) { return broken == LAUNCH_FAILED ? broken : SUCCESS; }
 
 bool find_range(u64 address, Range &range) {
@@ -154,6 +159,7 @@ Result cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t n, void *stream
     return SUCCESS;
 }
 Result cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t n, void *stream) {
+    tell_copy(n);
     if (broken || !running) { memset(to, 0, n); return broken; }
     std::lock_guard<std::mutex> hold(mutex);
     if (!allocated(from, n)) return INVALID_VALUE;
@@ -164,6 +170,7 @@ Result cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t n, void *stream) {
 struct End { size_t x, y; unsigned type; void *host; Pointer device; void *array; size_t pitch; };
 struct Copy { End from, to; size_t bytes, rows; };
 Result cuMemcpy2DAsync_v2(const Copy *copy, void *stream) {
+    if (copy->to.type == 1) tell_copy(copy->bytes * copy->rows);
     if (broken || !running) return broken;
     std::lock_guard<std::mutex> hold(mutex);
     auto start = [](const End &e) { return (e.type == 1 ? (u8 *)e.host : (u8 *)e.device) + e.y * e.pitch + e.x; };
@@ -258,8 +265,7 @@ Result cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz,
     if (fails("launch", launches)) broken = ILLEGAL_ADDRESS;
     if (fails("lost", launches)) broken = LAUNCH_FAILED;
     if (broken) return broken;
-    static const bool log = getenv("CUDA_ON_CPU_LOG");
-    if (log)
+    if (tells)
         fprintf(stderr, "%s: %ux%ux%u blocks of %ux%ux%u, %u B shared\n", function->name.c_str(), gx, gy, gz, x, y, z, shared);
     if (gy > 65535 || gz > 65535 || x * y * z > 1024 || shared > 232448) return INVALID_VALUE;
     return running ? launch(*function, {{gx, gy, gz}, {x, y, z}, shared, nullptr}, arguments) : (Result)SUCCESS;

@@ -308,6 +308,12 @@ void commit_group(Warp &w, const Ins &) {
 }
 // All but the last so many groups of each lane.
 void wait_group(Warp &w, const Ins &i) {
+    u32 first = __builtin_ctz(w.active);
+    auto &groups = w.copy_groups;
+    while (!groups.empty() && (i.kind || groups.front() + w.reg<u32>(i.o[0])[first] < w.group[first])) {
+        groups.erase(groups.begin());
+        w.block->unfenced |= 1u << w.index;
+    }
     size_t kept = 0;
     for (const Pending &p : w.pending) {
         bool due = w.active >> p.lane & 1 && p.bytes && (i.kind || p.group + w.reg<u32>(i.o[0])[p.lane] < w.group[p.lane]);
@@ -319,6 +325,8 @@ void wait_group(Warp &w, const Ins &i) {
 
 // cp.async: [to], [from], bytes, bytes to read (zeros for the rest) or a predicate to read none.
 void copy(Warp &w, const Ins &i) {
+    u32 group = w.group[__builtin_ctz(w.active)];
+    if (w.copy_groups.empty() || w.copy_groups.back() != group) w.copy_groups.push_back(group);
     for (u32 m = w.active; m; m &= m - 1) {
         int l = __builtin_ctz(m);
         u32 bytes = w.reg<u32>(i.all[2])[l], read = i.count < 4 ? bytes : i.kind ? w.predicate(i.all[3]) >> l & 1 ? 0 : bytes : w.reg<u32>(i.all[3])[l];

@@ -336,7 +336,8 @@ struct Decoder {
         if (base == "trap") { emit(trap, trap, {}, 0); return true; }
         static const std::set<string> nothings = {"membar", "fence", "griddepcontrol", "prefetch", "prefetchu", "brkpt", "pmevent",
             "setmaxnreg", "discard", "applypriority", "createpolicy", "nop"};
-        if (nothings.count(base)) return true;
+        bool proxy = base == "fence" && name.size() > 2 && name[1] == "proxy" && name[2] == "async";
+        if (nothings.count(base) && !proxy) return true;
         if (base == "nanosleep") { emit(doze, doze, {}, 0); return true; }
         if (base == "mov" && !unknown.empty()) return table("clock." + name[1], {list[0]});
         if (base == "mov" && list.size() == 2) return move(type_of(name[1]), list);
@@ -452,7 +453,7 @@ struct Decoder {
         u32 wide = 1;
         bool address = false, negated = false;
         static const std::set<string> bases = {"ld", "st", "atom", "red", "cp", "mbarrier", "shfl", "vote", "match", "redux", "elect",
-            "activemask", "mma", "wmma", "ldmatrix", "stmatrix"};
+            "activemask", "mma", "wgmma", "fence", "wmma", "ldmatrix", "stmatrix"};
         if (!bases.count(name[0]) || !unknown.empty()) return false;
         u32 results = 0;
         auto add = [&](int reg) { regs.push_back(reg); bits.push_back(reg < 0 ? 0 : width(reg)); };
@@ -480,12 +481,20 @@ struct Decoder {
             }
             if (n == 0) results = o.kind == Operand::ADDRESS ? 0 : regs.size();
         }
+        bool transposed = false;
+        if (name[0] == "wgmma" && name[1] == "mma_async") {
+            // d, a, b, scale of d, signs of a and b, whether they are transposed: a only if it is in shared memory
+            bool in_registers = list.size() > 1 && list[1].kind == Operand::VECTOR;
+            if (list.size() != (in_registers ? 7 : 8) || list[4].value != 1 || list[5].value != 1 || (!in_registers && list[6].value)) return false;
+            transposed = list.back().value;
+            for (u32 n = 0; n < results; n++) add(regs[n]);   // the sums are read, too
+        }
         for (int r : regs) if (r < 0) return false;
         Ins probe{};
         probe.immediate = offset;
         probe.space = space;
         probe.wide = wide;
-        probe.flag = negated;
+        probe.flag = negated || transposed;
         probe.count = regs.size();
         probe.results = results;
         probe.type[0] = type;

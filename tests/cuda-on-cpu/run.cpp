@@ -207,6 +207,7 @@ struct Worker {
         u32 threads = launch.block[0] * launch.block[1] * launch.block[2];
         block.live = threads;
         for (Barrier &b : block.barriers) b = {};
+        block.unfenced = 0;
         static const bool poison = getenv("CUDA_ON_CPU_POISON");
         if (poison) {
             memset(block.shared, 255, kernel.static_shared);
@@ -217,6 +218,8 @@ struct Worker {
             u32 here = std::min<u32>(LANES, threads - w.index * LANES);
             w.live = w.active = here == LANES ? ~0u : (1u << here) - 1;
             w.pc = kernel.code.data();
+            w.products.clear();
+            w.copy_groups.clear();
             w.blocked = 0;
             w.state = PAUSED;
             for (int axis = 0; axis < 3; axis++)

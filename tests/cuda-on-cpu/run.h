@@ -6,6 +6,8 @@ struct Barrier { u32 arrived = 0, needed = 0; };
 struct Range { u64 low = 1, high = 0; };
 // A copy by cp.async, or the arrival that follows one, that has been put off (CUDA_ON_CPU_LATE).
 struct Pending { u32 lane, group, bytes; u8 *to, value[16]; };
+// A wgmma that has not been waited for: its operands, and what they were.
+struct Product { u32 group; u64 left, right, digest; const Ins *ins; };
 enum State : u8 { RUNNING, PAUSED, WAITING, DONE };
 
 struct Block {
@@ -15,6 +17,7 @@ struct Block {
     const u8 *parameters;
     u32 live;                // threads that have not left
     u32 position[3];
+    u32 unfenced;            // warps that wrote to shared memory by cp.async and have not told the matrix units
     Barrier barriers[16];
     Range ranges[64];        // the last allocations met by each instruction (by its number)
 };
@@ -32,6 +35,9 @@ struct Warp {
     u32 lane_pc[LANES];      // of lanes that are not active
     u32 group[LANES];        // of copies, that the next cp.async of a lane belongs to
     std::vector<Pending> pending;
+    std::vector<u32> copy_groups;   // that have copies and were not waited for
+    u32 product_group;       // of wgmma, that the next one belongs to
+    std::vector<Product> products;
 
     template <class T> T *reg(u32 offset) { return (T *)__builtin_assume_aligned(file + offset, sizeof(T) > 1 ? 64 : 4); }
     u32 &predicate(u32 offset) { return *(u32 *)(file + offset); }

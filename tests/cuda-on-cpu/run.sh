@@ -23,5 +23,5 @@ if [ ! -e "$place/nvidia/cu13/lib/libnvrtc.so.13" ]; then
         nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
 fi
 make --silent -C "$here" OUT="$place/driver" >&2
-export CUDA_PATH=$place/nvidia/cu13 LD_LIBRARY_PATH=$place/driver:$place/nvidia/cu13/lib
+export CUDA_ON_CPU=1 CUDA_PATH=$place/nvidia/cu13 LD_LIBRARY_PATH=$place/driver:$place/nvidia/cu13/lib
 exec "$@"

@@ -175,6 +175,80 @@ template <int K, bool TF> void mma(Warp &w, const Ins &i) {
     }
 }
 
+// wgmma: products of a warp group, the right operand in shared memory and the left one there or in registers. Each warp does its
+// 16 rows, at once; that nobody writes to what is multiplied is looked at again when the program waits for it.
+
+// Row r of an operand in shared memory, `bytes` of it: rows of 128 bytes, eights of them where the descriptor says, swizzled.
+void operand_row(Warp &w, const Ins &i, u64 descriptor, u32 r, u32 bytes, void *to) {
+    u64 start = (descriptor & 0x3fff) << 4;
+    if (start < DYNAMIC_SHARED) start += 1 << 18;   // descriptors are made for less than what addresses take here
+    u64 address = start + (r / 8) * ((descriptor >> 32 & 0x3fff) << 4) + r % 8 * 128;
+    for (u32 part = 0; part < bytes; part += 16) {
+        u64 at = address + part;
+        memcpy((u8 *)to + part, locate(w, i, at ^ (at >> 7 & 7) << 4, 16, 0), 16);
+    }
+}
+// The operands of a warp: its rows of the left one unless that is in registers, and the right one; as it is, a transposed one has
+// 16 rows.
+struct Operands { u16 left[16][16], right[4096]; };
+Operands operands(Warp &w, const Ins &i, u64 left, u64 right) {
+    Operands o = {};
+    u32 columns = i.results * 2;
+    if (!i.kind)
+        for (u32 m = 0; m < 16; m++) operand_row(w, i, left, w.index % 4 * 16 + m, 32, o.left[m]);
+    for (u32 r = 0; r < (i.flag ? 16 : columns); r++) {
+        u32 width = i.flag ? columns : 16;
+        operand_row(w, i, right, r, width * 2, o.right + r * width);
+    }
+    return o;
+}
+u64 digest(const Operands &o) {
+    u64 sum = 0;
+    for (size_t n = 0; n < sizeof o / 8; n++) sum = (sum ^ ((u64 *)&o)[n]) * 0x9e3779b97f4a7c15, sum ^= sum >> 29;
+    return sum;
+}
+void group_products(Warp &w, const Ins &i) {
+    if (!whole(w, i)) return;
+    u32 r = i.results, columns = r * 2, b = i.kind ? r + 4 : r + 1, sums = i.count - r;
+    u64 left = i.kind ? 0 : w.reg<u64>(i.all[r])[0], right = w.reg<u64>(i.all[b])[0];
+    if (right >> 49 != 1 << 13 || (!i.kind && left >> 49 != 1 << 13)) fail(w, i, NOT_SUPPORTED, "a matrix descriptor other than of 128 bytes' swizzle");
+    if (i.flag && columns != 64) fail(w, i, NOT_SUPPORTED, "a transposed operand of other than 64 columns");
+    if (w.block->unfenced) fail(w, i, LAUNCH_FAILED, "shared memory was written without fence.proxy.async behind it");
+    bool adds = w.predicate(i.all[b + 1]) & 1;
+    Operands o = operands(w, i, left, right);
+    w.products.push_back({w.product_group, left, right, digest(o), &i});
+    if (i.kind)
+        for (u32 n = 0; n < 4; n++) {
+            const u32 *s = w.reg<u32>(i.all[r + n]);
+            for (int l = 0; l < LANES; l++) memcpy(&o.left[l / 4 + n % 2 * 8][l % 4 * 2 + n / 2 * 8], s + l, 4);
+        }
+    float a[16][16], wide[4096];
+    widen<256>(o.left, a[0], (Type)i.type[0]);
+    widen<4096>(o.right, wide, (Type)i.type[0]);
+    for (u32 block = 0; block < r / 4; block++) {
+        float b[16][8], c[128];
+        for (u32 n = 0; n < 8; n++)
+            for (u32 k = 0; k < 16; k++) b[k][n] = i.flag ? wide[k * columns + block * 8 + n] : wide[(block * 8 + n) * 16 + k];
+        for (u32 k = 0; k < 128; k++) c[k] = adds ? w.reg<float>(i.all[sums + block * 4 + k / 64 * 2 + k % 2])[k % 64 / 2] : 0;
+        multiply<16, 8, 16>(a[0], b[0], c);
+        for (u32 k = 0; k < 128; k++) w.reg<float>(i.all[block * 4 + k / 64 * 2 + k % 2])[k % 64 / 2] = c[k];
+    }
+}
+void commit_products(Warp &w, const Ins &i) {
+    if (whole(w, i)) w.product_group++;
+}
+void wait_products(Warp &w, const Ins &i) {
+    if (!whole(w, i)) return;
+    size_t kept = 0;
+    for (const Product &p : w.products) {
+        if (p.group + w.reg<u32>(i.o[0])[0] >= w.product_group) w.products[kept++] = p;
+        else if (digest(operands(w, *p.ins, p.left, p.right)) != p.digest) fail(w, i, LAUNCH_FAILED, "an operand was overwritten while it was multiplied");
+    }
+    w.products.resize(kept);
+}
+void whole_warp(Warp &w, const Ins &i) { whole(w, i); }
+void fence_proxy(Warp &w, const Ins &) { w.block->unfenced &= ~(1u << w.index); }
+
 // wmma: how fragments lie in registers is up to the machine. Here a matrix is in them row by row, register by register:
 // 64 halves or 32 words in each, again from the start when the matrix has less than the fragment.
 struct Fragment { u8 rows, columns, letter; bool column_major; };
@@ -296,6 +370,21 @@ Handler warp_handler(const std::vector<std::string> &name, Ins &ins, const std::
         if (has("m16n8k4") && type == TF32 && ins.count == 11) return mma<4, true>;
         return nullptr;
     }
+    if (base == "wgmma") {
+        ins.space = SHARED;
+        if (name[1] == "fence") return whole_warp;
+        if (name[1] == "commit_group") return commit_products;
+        if (name[1] == "wait_group") return wait_products;
+        // wgmma.mma_async.sync.aligned.m64nNk16.f32.a.b {d}, a, b, p, 1, 1, 0, 0 (and d again); a may be {a0, a1, a2, a3}
+        u32 n = 0;
+        if (name.size() != 8 || sscanf(name[4].c_str(), "m64n%uk16", &n) != 1 || name[5] != "f32" || name[6] != name[7] || ins.results * 2 != n) return nullptr;
+        ins.type[0] = type_of(name[6]);
+        ins.kind = ins.count == n + 9;
+        bool half = ins.type[0] == F16 || ins.type[0] == BF16, fits = ins.kind || ins.count == n + 7;
+        u32 b = ins.results + (ins.kind ? 4 : 1);
+        return half && fits && n <= 256 && bits[b] == 64 && bits[b + 1] == 1 ? group_products : nullptr;
+    }
+    if (base == "fence") return fence_proxy;
     if (base == "wmma") {
         u32 m = 0, n = 0, k = 0;
         for (auto &part : name) if (part[0] == 'm' && sscanf(part.c_str(), "m%un%uk%u", &m, &n, &k) == 3) break;

@@ -16,6 +16,7 @@ mod oracle;
 mod pipeline_goldens;
 #[path = "../../crates/kernels/tests/products.rs"]
 mod products;
+mod reads;
 #[path = "../../crates/schedulers/tests/samplers.rs"]
 mod samplers;
 mod second_stage_unet;

@@ -1,5 +1,5 @@
-//! Convolutions and linear layers in half precision against f32 of the same numbers, in every form that a GPU's kernel for them
-//! has: strides, taps, gates, what is added, sizes that no block fits, and enough positions for the highest blocks.
+//! Convolutions, linear layers and attention in half precision against f32 of the same numbers, in every form that a GPU's kernels for them
+//! have: strides, taps, gates, what is added, sizes that no block fits, and enough positions for the highest blocks.
 
 use burn::{
     backend::Flex,
@@ -178,4 +178,51 @@ fn linear_layers_in_half_precision() {
             linear_geglu(of!([1, rows, 16], 1), of!([48, 16], 2), None)
         );
     }
+}
+
+/// Heads of 64 channels and of other widths; keys of which no run is full; scores of which only the highest counts.
+#[test]
+fn attention_in_half_precision() {
+    for (queries, keys) in [(300, 200), (130, 145), (128, 64), (100, 30)] {
+        check!(
+            of,
+            attention(
+                of!([2, queries, 128], 1),
+                of!([2, keys, 128], 2),
+                of!([2, keys, 128], 3),
+                2,
+                Mask::None
+            )
+        );
+    }
+    check!(
+        of,
+        attention(
+            of!([1, 200, 192], 1).narrow(2, 64, 64),
+            of!([1, 100, 192], 2).narrow(2, 128, 64),
+            of!([1, 100, 192], 3).narrow(2, 0, 64),
+            1,
+            Mask::None
+        )
+    );
+    check!(
+        of,
+        attention(
+            of!([1, 200, 64], 1) * 32_768.0,
+            of!([1, 300, 64], 2) * 32_768.0,
+            of!([1, 300, 64], 3),
+            1,
+            Mask::None
+        )
+    );
+    check!(
+        of,
+        attention(
+            of!([1, 140, 96], 1),
+            of!([1, 140, 96], 2),
+            of!([1, 140, 96], 3),
+            2,
+            Mask::None
+        )
+    );
 }

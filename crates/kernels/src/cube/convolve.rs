@@ -1,12 +1,14 @@
 mod form;
 mod kernel;
 mod reader;
+mod warpgroup;
 
 use burn_cubecl::{CubeRuntime, cubecl, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use self::{form::Form, kernel::convolve};
+use self::{form::Form, kernel::convolve, warpgroup::Warpgroups};
 use super::{
+    cuda,
     kernel::convolved,
     matrix_units::{LANES, WIDTH},
     tensors::{addresses, empty, in_rows},
@@ -20,7 +22,7 @@ pub(super) fn takes(input: usize, output: usize) -> bool {
 /// Convolution, and with a kernel of 1×1 the matrix product, as one product with the patches of the image, of which none is
 /// written to memory: each cube fetches the rows of `x` under its positions tap by tap. The sums are in f32, and what follows
 /// on them, too, before they are rounded: the bias; with `geglu` the first half of the channels times the GELU of the second;
-/// the residual.
+/// the residual. With `warpgroups` by the kernel for devices that have them, where it takes the sizes.
 ///
 /// # Shapes
 /// `x [n, h, w, in]`, `weight [out, kh, kw, in]` in half precision, `bias [r, out]` with `r` a divisor of `n`,
@@ -33,6 +35,7 @@ pub(super) fn conv2d<R: CubeRuntime>(
     padding: [usize; 2],
     geglu: bool,
     residual: Option<CubeTensor<R>>,
+    warpgroups: bool,
 ) -> CubeTensor<R> {
     let (x, x_pitch) = in_vectors(x);
     let (weight, weight_pitch) = in_vectors(weight);
@@ -55,6 +58,34 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let bias = bias.unwrap_or_else(|| x.clone());
     let adds = residual.is_some();
     let residual = residual.map_or_else(|| x.clone(), into_contiguous);
+    let image = [rows / area, h, w];
+    let of_weight = channels * kernel[0] * kernel[1] * weight_pitch;
+    if warpgroups && warpgroup::takes(image, x_pitch, of_weight, out) {
+        let kernel = Warpgroups {
+            form,
+            dtype: x.dtype,
+            bias: bias.dtype,
+        };
+        let cubes = CubeCount::Static((rows.div_ceil(form.rows()) * across) as u32, 1, 1);
+        let numbers = [
+            rows,
+            h,
+            w,
+            area,
+            ow,
+            x_pitch,
+            weight_pitch,
+            bias_rows,
+            adds as usize,
+            across,
+            c / WIDTH,
+            out,
+        ];
+        let tensors = [x, weight, bias, residual, y.clone()];
+        // SAFETY: what lies outside of the image, the channels or the result is neither read nor written.
+        unsafe { cuda::launch(kernel, cubes, tensors, numbers, &client) };
+        return y;
+    }
     let types = [x.dtype.into(), bias.dtype.into()];
     // SAFETY: what lies outside of the image, the channels or the result is neither read nor written.
     unsafe {

@@ -12,6 +12,8 @@ use burn_cubecl::{
     },
 };
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{frame_attention, matrix_units};
 use crate::{memory_budget, set_memory_budget};
 
@@ -66,6 +68,17 @@ pub(super) fn has_matrix_units<B: Backend>(device: &B::Device, dtype: DType) -> 
     false
 }
 
+/// Whether the device of a GPU backend multiplies by groups of warps.
+pub(super) fn has_warpgroups<B: Backend>(device: &B::Device) -> bool {
+    let device: &dyn Any = device;
+    #[cfg(feature = "cuda")]
+    if let Some(client) = client::<CudaRuntime>(device) {
+        return cuda::has_warpgroups(&client);
+    }
+    let _ = device;
+    false
+}
+
 /// How many values a unit of [`frame_attention`] takes on the device of a GPU backend, for heads of `channels`.
 pub(super) fn frame_lanes<B: Backend>(
     device: &B::Device,
@@ -93,7 +106,12 @@ const SOURCES: u64 = {
         include_str!("convolve/form.rs"),
         include_str!("convolve/kernel.rs"),
         include_str!("convolve/reader.rs"),
+        include_str!("convolve/warpgroup.cu"),
+        include_str!("convolve/warpgroup.rs"),
+        include_str!("cuda.rs"),
         include_str!("flash.rs"),
+        include_str!("flash/warpgroup.cu"),
+        include_str!("flash/warpgroup.rs"),
         include_str!("frame_attention.rs"),
         include_str!("frames.rs"),
         include_str!("group_norm.rs"),

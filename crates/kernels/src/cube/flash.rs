@@ -1,3 +1,5 @@
+mod warpgroup;
+
 use burn::tensor::Shape;
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::{
@@ -9,7 +11,9 @@ use cubecl::{
     },
 };
 
+use self::warpgroup::Warpgroups;
 use super::{
+    cuda,
     matrix_units::{LANES, PLANES, ROWS, UNITS, WIDTH, half, load, zeros},
     tensors::{addresses, empty, in_lines},
 };
@@ -27,7 +31,8 @@ pub(super) fn takes(channels: usize) -> bool {
 }
 
 /// Attention of every query to all keys without a matrix of scores (Dao, FlashAttention-2, 2023): scores of 64 keys at a time
-/// lie in the registers of the matrix units, in f32; running maximum and sum rescale what has been added up so far.
+/// lie in the registers of the matrix units, in f32; running maximum and sum rescale what has been added up so far. With
+/// `warpgroups` by the kernel for devices that have them, where it takes the sizes.
 ///
 /// # Shapes
 /// `q [b, n, heads·d]`, `k` and `v` `[b, m, heads·d]` in half precision → `[b, n, heads·d]`
@@ -36,6 +41,7 @@ pub(super) fn attention<R: CubeRuntime>(
     k: CubeTensor<R>,
     v: CubeTensor<R>,
     heads: usize,
+    warpgroups: bool,
 ) -> CubeTensor<R> {
     let (q, q_strides) = in_lines(q, WIDTH);
     let (k, k_strides) = in_lines(k, WIDTH);
@@ -50,6 +56,29 @@ pub(super) fn attention<R: CubeRuntime>(
     };
     let y = empty(&q, Shape::new([b, n, c]), q.dtype);
     let client = q.client.clone();
+    // Powers of two cost less than those of e.
+    let scale = std::f32::consts::LOG2_E / (d as f32).sqrt();
+    if warpgroups && d == warpgroup::CHANNELS && n >= warpgroup::QUERIES {
+        let kernel = Warpgroups::new(m, q.dtype);
+        let blocks = n.div_ceil(warpgroup::QUERIES) as u32;
+        let cubes = CubeCount::Static(blocks, heads as u32, b as u32);
+        let numbers = [
+            n,
+            m,
+            q_strides[0],
+            q_strides[1],
+            k_strides[0],
+            k_strides[1],
+            v_strides[0],
+            v_strides[1],
+            heads,
+            scale.to_bits() as usize,
+        ];
+        let tensors = [q, k, v, y.clone()];
+        // SAFETY: rows beyond the last query or key are neither read nor written.
+        unsafe { cuda::launch(kernel, cubes, tensors, numbers, &client) };
+        return y;
+    }
     let cubes = CubeCount::Static(
         n.div_ceil(ROWS * PLANES * tiles) as u32,
         heads as u32,
@@ -75,8 +104,7 @@ pub(super) fn attention<R: CubeRuntime>(
             k_strides[1],
             v_strides[0],
             v_strides[1],
-            // Powers of two cost less than those of e.
-            std::f32::consts::LOG2_E / (d as f32).sqrt(),
+            scale,
             heads,
             d,
             tiles,

@@ -29,11 +29,13 @@ pub(super) enum Kernel {
         padding: [usize; 2],
         bias: bool,
         geglu: bool,
+        /// Whether the device's groups of warps multiply, see [`trial`](super::trial).
+        warpgroups: bool,
     },
     /// Of the last axis of scores in f32.
     Softmax { dtype: DType },
-    /// Of `q`, `k` and `v` `[b, n, c]`.
-    Attention { heads: usize },
+    /// Of `q`, `k` and `v` `[b, n, c]`, with `warpgroups` as for a convolution.
+    Attention { heads: usize, warpgroups: bool },
     /// Of `q`, `k` and `v` `[b, f, s, c]`.
     FrameAttention { heads: usize, lanes: usize },
 }
@@ -87,13 +89,19 @@ impl Kernel {
                 padding,
                 bias,
                 geglu,
+                warpgroups,
             } => {
                 let (x, weight) = (next(), next());
                 let bias = bias.then(&mut next);
-                convolve::conv2d(x, weight, bias, stride, padding, geglu, inputs.next())
+                let residual = inputs.next();
+                convolve::conv2d(
+                    x, weight, bias, stride, padding, geglu, residual, warpgroups,
+                )
             }
             Kernel::Softmax { dtype } => softmax::softmax(next(), dtype),
-            Kernel::Attention { heads } => flash::attention(next(), next(), next(), heads),
+            Kernel::Attention { heads, warpgroups } => {
+                flash::attention(next(), next(), next(), heads, warpgroups)
+            }
             Kernel::FrameAttention { heads, lanes } => {
                 frame_attention::frame_attention(next(), next(), next(), heads, lanes)
             }

@@ -6,6 +6,7 @@
 
 mod activation;
 mod convolve;
+mod cuda;
 mod device;
 mod flash;
 mod frame_attention;
@@ -21,6 +22,7 @@ mod moments;
 mod products;
 mod softmax;
 mod tensors;
+mod trial;
 
 pub(crate) use device::largest_tensor;
 pub use device::{fit_memory_budget, keep_kernels};
@@ -121,6 +123,7 @@ pub(crate) fn try_conv2d<B: Backend>(
         padding: [padding.top, padding.left],
         bias: bias.is_some(),
         geglu: false,
+        warpgroups: trial::warpgroups::<B>(&weight.device(), weight.dtype()),
     };
     Ok(run::<B, 4>(kernel, inputs))
 }
@@ -148,6 +151,7 @@ pub(crate) fn try_linear<B: Backend, const D: usize>(
         return Err(x);
     }
     dims[D - 1] = results;
+    let warpgroups = trial::warpgroups::<B>(&x.device(), x.dtype());
     let x = x.reshape([1, 1, rows, input]);
     let weight = weight.clone().reshape([out, 1, 1, input]);
     let mut inputs = vec![float(x), float(weight)];
@@ -160,6 +164,7 @@ pub(crate) fn try_linear<B: Backend, const D: usize>(
         padding: [0; 2],
         bias: bias.is_some(),
         geglu,
+        warpgroups,
     };
     Ok(run::<B, 4>(kernel, inputs).reshape(dims))
 }
@@ -210,8 +215,9 @@ pub(crate) fn try_attention<B: Backend>(
     {
         return Err(q);
     }
+    let warpgroups = trial::warpgroups::<B>(&q.device(), q.dtype());
     let inputs = [float(q), float(k.clone()), float(v.clone())];
-    Ok(run::<B, 3>(Kernel::Attention { heads }, inputs))
+    Ok(run::<B, 3>(Kernel::Attention { heads, warpgroups }, inputs))
 }
 
 /// On devices whose planes exchange values.

@@ -1,0 +1,73 @@
+//! The kernel for groups of warps, see [`cuda`](super::super::cuda).
+
+use burn::tensor::DType;
+
+use super::{
+    super::{
+        cuda::{InCuda, Left, define, product, types},
+        matrix_units::WIDTH,
+    },
+    form::Form,
+};
+
+/// Rows of the operands in shared memory: so many bytes, the width of the swizzle.
+const ROW: usize = 128;
+
+/// What the kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Warpgroups {
+    pub(super) form: Form,
+    /// Of the operands and the results.
+    pub(super) dtype: DType,
+    pub(super) bias: DType,
+}
+
+impl Warpgroups {
+    /// Parts of the operands in shared memory, each of 64 channels. Low cubes take half of a multiprocessor.
+    fn stages(&self) -> usize {
+        if self.tiles() > 1 { 4 } else { 3 }
+    }
+
+    /// Products of a warp group above each other, each of 64 positions.
+    fn tiles(&self) -> usize {
+        self.form.planes / 4
+    }
+}
+
+/// Whether the kernel takes these sizes: whole vectors of results, and places of 32 bits, counted in vectors.
+pub(super) fn takes(image: [usize; 3], x_pitch: usize, weight: usize, out: usize) -> bool {
+    const MOST: usize = 1 << 31;
+    let [n, h, w] = image;
+    out.is_multiple_of(WIDTH)
+        && h.max(w) < 10_000
+        && (n * h * w + 2 * w + 256) * x_pitch < MOST
+        && weight < MOST
+}
+
+impl InCuda for Warpgroups {
+    const NAME: &str = "convolve_warpgroups";
+
+    /// The first bytes are skipped up to a multiple of 1024.
+    fn shared_memory(&self) -> usize {
+        self.stages() * (self.form.rows() + self.form.columns()) * ROW + 1024
+    }
+
+    fn source(&self) -> String {
+        let form = self.form;
+        [
+            types(self.dtype, Some(self.bias)),
+            define("TILES", self.tiles()),
+            define("COLUMNS", form.columns()),
+            define("STAGES", self.stages()),
+            define("GATED", form.gated),
+            define("KERNEL_H", form.kernel[0]),
+            define("KERNEL_W", form.kernel[1]),
+            define("STRIDE", form.stride),
+            define("PADDING_Y", form.padding[0]),
+            define("PADDING_X", form.padding[1]),
+            product("multiply", form.columns(), self.dtype, Left::Shared, false),
+            include_str!("warpgroup.cu").to_owned(),
+        ]
+        .concat()
+    }
+}
