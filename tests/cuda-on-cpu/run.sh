@@ -6,7 +6,8 @@
 #     cargo test --release -p i2vgen-tests --features cuda --test backend -- --test-threads 1
 #
 # With CUDA_ON_CPU_DRY=1 nothing is computed, which takes models of any size: what does not compile, what does not fit and how
-# much is launched shows before a GPU is at hand.
+# much is launched shows before a GPU is at hand. (I2VGEN_WARPGROUPS=1: kernels that first have to show that they are right are
+# used without.)
 #
 #     cargo build --release -p i2vgen-pipeline --features cuda --example bench_stages
 #     CUDA_ON_CPU_DRY=1 tests/cuda-on-cpu/run.sh target/release/examples/bench_stages cuda f16 --only unet --launches

@@ -52,6 +52,10 @@ if python3 -c 'import torch, diffusers; assert torch.cuda.is_available()' 2>/dev
 else
     echo "diffusers: not measured (python3 with torch for CUDA and diffusers is not here)"
 fi
+if [ "$1" = cuda ]; then
+    echo "without products by groups of warps, which an H100 has:"
+    I2VGEN_WARPGROUPS=0 ./bench_stages "$@" --only unet
+fi
 "#;
 
 impl Bench {

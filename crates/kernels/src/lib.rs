@@ -23,7 +23,9 @@ pub use attention::{Mask, attention, frame_attention};
 pub use check::check;
 pub use conv::{Padding, conv2d, conv2d_add, frame_conv, frame_conv_add, upsample_conv2d};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub use cube::{fit_memory_budget, has_gpu_kernels, keep_kernels, launches, record_launches};
+pub use cube::{
+    fit_memory_budget, has_gpu_kernels, keep_kernels, launches, record_launches, uses_warpgroups,
+};
 pub use guard::{DeviceFailure, device_failed, guarded};
 pub use layers::{Conv2d, Embedding, FrameConv, GroupNorm, LayerNorm, Linear, parameter};
 pub use linear::{hidden_by_geglu, linear, linear_add, linear_geglu, matmul};

@@ -30,7 +30,7 @@ pub(super) trait InCuda:
     /// Bytes of dynamic shared memory.
     fn shared_memory(&self) -> usize;
 
-    /// The whole source; the function's arguments are the tensors and the numbers that [`launch`] is given.
+    /// The whole source. The function's arguments are the tensors that [`launch`] is given, and the numbers as a structure.
     fn source(&self) -> String;
 }
 
@@ -177,8 +177,7 @@ impl<K: InCuda, C: Compiler> CubeTask<C> for Task<K> {
     ) -> Result<CompiledKernel<C>, CompilationError> {
         let task = KernelTask::<C, Self>::new(Self(self.0));
         let mut kernel = task.compile(compiler, options, mode, address_type)?;
-        let name = define("NAME", &kernel.entrypoint_name);
-        kernel.source = name + &self.0.source();
+        kernel.source = self.0.source();
         Ok(kernel)
     }
 }

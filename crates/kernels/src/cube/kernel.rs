@@ -29,7 +29,7 @@ pub(super) enum Kernel {
         padding: [usize; 2],
         bias: bool,
         geglu: bool,
-        /// Whether the device's groups of warps multiply, see [`trial`](super::trial).
+        /// Whether the device's groups of warps multiply, see [`uses_warpgroups`](super::uses_warpgroups).
         warpgroups: bool,
     },
     /// Of the last axis of scores in f32.

@@ -27,6 +27,7 @@ mod trial;
 pub(crate) use device::largest_tensor;
 pub use device::{fit_memory_budget, keep_kernels};
 pub use launches::{launches, record_launches};
+pub use trial::uses_warpgroups;
 
 use std::any::TypeId;
 
@@ -123,7 +124,7 @@ pub(crate) fn try_conv2d<B: Backend>(
         padding: [padding.top, padding.left],
         bias: bias.is_some(),
         geglu: false,
-        warpgroups: trial::warpgroups::<B>(&weight.device(), weight.dtype()),
+        warpgroups: uses_warpgroups::<B>(&weight.device(), weight.dtype()),
     };
     Ok(run::<B, 4>(kernel, inputs))
 }
@@ -151,7 +152,7 @@ pub(crate) fn try_linear<B: Backend, const D: usize>(
         return Err(x);
     }
     dims[D - 1] = results;
-    let warpgroups = trial::warpgroups::<B>(&x.device(), x.dtype());
+    let warpgroups = uses_warpgroups::<B>(&x.device(), x.dtype());
     let x = x.reshape([1, 1, rows, input]);
     let weight = weight.clone().reshape([out, 1, 1, input]);
     let mut inputs = vec![float(x), float(weight)];
@@ -215,7 +216,7 @@ pub(crate) fn try_attention<B: Backend>(
     {
         return Err(q);
     }
-    let warpgroups = trial::warpgroups::<B>(&q.device(), q.dtype());
+    let warpgroups = uses_warpgroups::<B>(&q.device(), q.dtype());
     let inputs = [float(q), float(k.clone()), float(v.clone())];
     Ok(run::<B, 3>(Kernel::Attention { heads, warpgroups }, inputs))
 }

@@ -7,15 +7,17 @@ use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use super::{
     device, float,
     kernel::{Kernel, run},
+    products::is_half,
 };
 
 /// The devices that were tried, and how it ended.
 static TRIED: Mutex<Vec<(String, bool)>> = Mutex::new(Vec::new());
 
-/// Whether a device's convolutions and attention in `dtype` are multiplied by groups of warps. The first call for a device
-/// compares one of each with what is right; `I2VGEN_WARPGROUPS` in the environment decides without that: 0 for no, 1 for yes.
-pub(super) fn warpgroups<B: Backend>(device: &B::Device, dtype: DType) -> bool {
-    if !device::has_warpgroups::<B>(device) {
+/// Whether a device's convolutions and attention in half precision are multiplied by groups of warps, as an H100 can. The first
+/// call for a device and a `dtype` compares one of each with what is right; `I2VGEN_WARPGROUPS` in the environment decides
+/// without that: 0 for no, 1 for yes.
+pub fn uses_warpgroups<B: Backend>(device: &B::Device, dtype: DType) -> bool {
+    if !is_half(dtype) || !device::has_warpgroups::<B>(device) {
         return false;
     }
     match std::env::var("I2VGEN_WARPGROUPS").as_deref() {

@@ -110,6 +110,10 @@ impl Bench {
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         i2vgen_kernels::fit_memory_budget::<B>(device);
         println!("{} in {:?}", B::name(device), self.dtype);
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        if i2vgen_kernels::uses_warpgroups::<B>(device, self.dtype) {
+            println!("products by groups of warps (wgmma)");
+        }
         println!("{:44}{:>10}{:>10}{:>8}", "", "ms", "TFLOP/s", "ratio");
         let peak = self.ceilings::<B>(device)?;
         if self.growth {

@@ -34,12 +34,18 @@ impl Warpgroups {
     }
 }
 
-/// Whether the kernel takes these sizes: whole vectors of results, and places of 32 bits, counted in vectors.
-pub(super) fn takes(image: [usize; 3], x_pitch: usize, weight: usize, out: usize) -> bool {
+/// Whether the kernel takes these sizes: whole vectors of results, places of 32 bits, counted in vectors, and rows and columns of
+/// 16, of which the patches need to know.
+pub(super) fn takes(
+    form: &Form,
+    [n, h, w]: [usize; 3],
+    x_pitch: usize,
+    weight: usize,
+    out: usize,
+) -> bool {
     const MOST: usize = 1 << 31;
-    let [n, h, w] = image;
     out.is_multiple_of(WIDTH)
-        && h.max(w) < 10_000
+        && (form.plain() || h.max(w) < 10_000)
         && (n * h * w + 2 * w + 256) * x_pitch < MOST
         && weight < MOST
 }
@@ -56,6 +62,7 @@ impl InCuda for Warpgroups {
         let form = self.form;
         [
             types(self.dtype, Some(self.bias)),
+            define("NAME", Self::NAME),
             define("TILES", self.tiles()),
             define("COLUMNS", form.columns()),
             define("STAGES", self.stages()),

@@ -44,6 +44,7 @@ impl InCuda for Warpgroups {
         let (keys, dtype) = (self.keys, self.dtype);
         [
             types(dtype, None),
+            define("NAME", Self::NAME),
             define("KEYS", keys),
             product("multiply_keys", keys, dtype, Left::Shared, false),
             product("multiply_values", CHANNELS, dtype, Left::Registers, true),
