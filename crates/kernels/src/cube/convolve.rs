@@ -14,6 +14,17 @@ use super::{
     tensors::{addresses, empty, in_rows},
 };
 
+/// Which convolution.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Convolution {
+    pub(super) stride: usize,
+    pub(super) padding: [usize; 2],
+    /// Whether half of the channels are a gate.
+    pub(super) geglu: bool,
+    /// Whether the device's groups of warps multiply, see [`uses_warpgroups`](super::uses_warpgroups).
+    pub(super) warpgroups: bool,
+}
+
 /// Whether the kernel is made for so many channels.
 pub(super) fn takes(input: usize, output: usize) -> bool {
     input.is_multiple_of(WIDTH) && output.is_multiple_of(2)
@@ -31,12 +42,15 @@ pub(super) fn conv2d<R: CubeRuntime>(
     x: CubeTensor<R>,
     weight: CubeTensor<R>,
     bias: Option<CubeTensor<R>>,
-    stride: usize,
-    padding: [usize; 2],
-    geglu: bool,
     residual: Option<CubeTensor<R>>,
-    warpgroups: bool,
+    convolution: Convolution,
 ) -> CubeTensor<R> {
+    let Convolution {
+        stride,
+        padding,
+        geglu,
+        warpgroups,
+    } = convolution;
     let (x, x_pitch) = in_vectors(x);
     let (weight, weight_pitch) = in_vectors(weight);
     let shape = x.meta.shape().clone();

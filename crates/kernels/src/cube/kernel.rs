@@ -8,7 +8,9 @@ use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 #[cfg(feature = "fusion")]
 use super::fused;
 use super::{
-    activation, convolve, flash, frame_attention, frames, group_norm, layer_norm, products, softmax,
+    activation,
+    convolve::{self, Convolution},
+    flash, frame_attention, frames, group_norm, layer_norm, products, softmax,
 };
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +27,12 @@ pub(super) enum Kernel {
     Matmul { dtype: DType },
     /// Of `x [n, h, w, in]`, `weight [out, kh, kw, in]`, perhaps a bias, perhaps what is added.
     Conv2d {
-        stride: usize,
-        padding: [usize; 2],
+        convolution: Convolution,
         bias: bool,
-        geglu: bool,
-        /// Whether the device's groups of warps multiply, see [`uses_warpgroups`](super::uses_warpgroups).
-        warpgroups: bool,
     },
     /// Of the last axis of scores in f32.
     Softmax { dtype: DType },
-    /// Of `q`, `k` and `v` `[b, n, c]`, with `warpgroups` as for a convolution.
+    /// Of `q`, `k` and `v` `[b, n, c]`, with `warpgroups` as for a [`Convolution`].
     Attention { heads: usize, warpgroups: bool },
     /// Of `q`, `k` and `v` `[b, f, s, c]`.
     FrameAttention { heads: usize, lanes: usize },
@@ -49,15 +47,10 @@ impl Kernel {
             Kernel::Geglu => shape[last] /= 2,
             Kernel::FramePatches => shape[last] *= 3,
             Kernel::Matmul { .. } => shape[last] = inputs[1][last],
-            Kernel::Conv2d {
-                stride,
-                padding,
-                geglu,
-                ..
-            } => {
+            Kernel::Conv2d { convolution, .. } => {
                 let (kernel, out) = ([inputs[1][1], inputs[1][2]], inputs[1][0]);
-                let out = if geglu { out / 2 } else { out };
-                shape = convolved(&shape, kernel, out, stride, padding);
+                let out = if convolution.geglu { out / 2 } else { out };
+                shape = convolved(&shape, kernel, out, convolution.stride, convolution.padding);
             }
             _ => {}
         }
@@ -84,19 +77,10 @@ impl Kernel {
             Kernel::Geglu => activation::geglu(next()),
             Kernel::FramePatches => frames::patches(next()),
             Kernel::Matmul { dtype } => products::matmul(next(), next(), dtype),
-            Kernel::Conv2d {
-                stride,
-                padding,
-                bias,
-                geglu,
-                warpgroups,
-            } => {
+            Kernel::Conv2d { convolution, bias } => {
                 let (x, weight) = (next(), next());
                 let bias = bias.then(&mut next);
-                let residual = inputs.next();
-                convolve::conv2d(
-                    x, weight, bias, stride, padding, geglu, residual, warpgroups,
-                )
+                convolve::conv2d(x, weight, bias, inputs.next(), convolution)
             }
             Kernel::Softmax { dtype } => softmax::softmax(next(), dtype),
             Kernel::Attention { heads, warpgroups } => {

@@ -34,7 +34,10 @@ use std::any::TypeId;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 
-use self::kernel::{Kernel, run};
+use self::{
+    convolve::Convolution,
+    kernel::{Kernel, run},
+};
 use crate::Padding;
 
 pub(crate) fn try_group_norm<B: Backend>(
@@ -119,12 +122,15 @@ pub(crate) fn try_conv2d<B: Backend>(
     let mut inputs = vec![float(x), float(weight.clone())];
     inputs.extend(bias.map(|bias| float(bias.clone())));
     inputs.extend(residual.map(|residual| float(residual.clone())));
-    let kernel = Kernel::Conv2d {
+    let convolution = Convolution {
         stride,
         padding: [padding.top, padding.left],
-        bias: bias.is_some(),
         geglu: false,
         warpgroups: uses_warpgroups::<B>(&weight.device(), weight.dtype()),
+    };
+    let kernel = Kernel::Conv2d {
+        convolution,
+        bias: bias.is_some(),
     };
     Ok(run::<B, 4>(kernel, inputs))
 }
@@ -161,11 +167,13 @@ pub(crate) fn try_linear<B: Backend, const D: usize>(
         inputs.push(float(residual.reshape([1, 1, rows, results])));
     }
     let kernel = Kernel::Conv2d {
-        stride: 1,
-        padding: [0; 2],
+        convolution: Convolution {
+            stride: 1,
+            padding: [0; 2],
+            geglu,
+            warpgroups,
+        },
         bias: bias.is_some(),
-        geglu,
-        warpgroups,
     };
     Ok(run::<B, 4>(kernel, inputs).reshape(dims))
 }

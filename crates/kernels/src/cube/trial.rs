@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
 use super::{
+    convolve::Convolution,
     device, float,
     kernel::{Kernel, run},
     products::is_half,
@@ -68,11 +69,13 @@ fn convolves<B: Backend>(device: &B::Device, dtype: DType) -> bool {
         on_device::<B, _>(weight, [OUTPUT, 3, 3, INPUT], dtype, device),
     ];
     let kernel = Kernel::Conv2d {
-        stride: 1,
-        padding: [1; 2],
+        convolution: Convolution {
+            stride: 1,
+            padding: [1; 2],
+            geglu: false,
+            warpgroups: true,
+        },
         bias: false,
-        geglu: false,
-        warpgroups: true,
     };
     let found = values(run::<B, 4>(kernel, inputs));
     found.is_some_and(|found| found == expected)
