@@ -74,7 +74,7 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let residual = residual.map_or_else(|| x.clone(), into_contiguous);
     let image = [rows / area, h, w];
     let of_weight = channels * kernel[0] * kernel[1] * weight_pitch;
-    if warpgroups && warpgroup::takes(&form, image, x_pitch, of_weight, out) {
+    if warpgroups && warpgroup::takes(image, x_pitch, of_weight, out) {
         let kernel = Warpgroups {
             form,
             dtype: x.dtype,

@@ -50,8 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES == 1 ? 2 : 1)
 
     // Where the first tap of each of this thread's rows lies (possibly before the tensor), and its place in the image: far
     // outside if there is no such row.
-    int corner[X_LOADS];
-    short top[X_LOADS], left[X_LOADS];
+    int corner[X_LOADS], top[X_LOADS], left[X_LOADS];
 #pragma unroll
     for (u32 i = 0; i < X_LOADS; i++) {
         u32 row = first_row + line + i * LINES, area = sizes.area, ow = sizes.ow;
@@ -60,11 +59,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES == 1 ? 2 : 1)
             top[i] = left[i] = 0;
         } else {
             u32 place = row % area;
-            top[i] = place / ow * STRIDE - PADDING_Y;
-            left[i] = place % ow * STRIDE - PADDING_X;
+            top[i] = (int)(place / ow * STRIDE) - PADDING_Y;
+            left[i] = (int)(place % ow * STRIDE) - PADDING_X;
             corner[i] = ((int)(row / area * h * w) + top[i] * (int)w + left[i]) * (int)x_pitch + (int)part;
         }
-        if (row >= rows) top[i] = -20000;
+        if (row >= rows) top[i] = -1000000;
     }
     u32 weights[WEIGHT_LOADS];
 #pragma unroll

@@ -34,20 +34,10 @@ impl Warpgroups {
     }
 }
 
-/// Whether the kernel takes these sizes: whole vectors of results, places of 32 bits, counted in vectors, and rows and columns of
-/// 16, of which the patches need to know.
-pub(super) fn takes(
-    form: &Form,
-    [n, h, w]: [usize; 3],
-    x_pitch: usize,
-    weight: usize,
-    out: usize,
-) -> bool {
+/// Whether the kernel takes these sizes: whole vectors of results, and places of 32 bits, counted in vectors.
+pub(super) fn takes([n, h, w]: [usize; 3], x_pitch: usize, weight: usize, out: usize) -> bool {
     const MOST: usize = 1 << 31;
-    out.is_multiple_of(WIDTH)
-        && (form.plain() || h.max(w) < 10_000)
-        && (n * h * w + 2 * w + 256) * x_pitch < MOST
-        && weight < MOST
+    out.is_multiple_of(WIDTH) && (n * h * w + 2 * w + 256) * x_pitch < MOST && weight < MOST
 }
 
 impl InCuda for Warpgroups {
