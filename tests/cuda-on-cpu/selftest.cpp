@@ -1,4 +1,4 @@
-// Checks instructions whose meaning is easy to get wrong, by running small kernels (check.sh).
+// Checks instructions whose meaning is easy to get wrong, by running small kernels (make check).
 #include "run.h"
 #include <cfenv>
 #include <cmath>
@@ -201,6 +201,19 @@ int main() {
             ok &= ((float *)memory)[l * 4 + k] == want;
         }
     expect("ldmatrix and mma", ok);
+
+    // wgmma of ones, and what it forbids.
+    std::string ones = "mov.u32 %r3, 0x3C003C00; mov.u32 %r2, 0; L: shl.b32 %r4, %r1, 2; add.s32 %r4, %r4, %r2; add.s32 %r4, %r4, 49152; st.shared.u32 [%r4], %r3;"
+                       "add.s32 %r2, %r2, 512; setp.lt.u32 %p1, %r2, 9216; @%p1 bra L; bar.sync 0; ";
+    std::string product = "mov.f32 %f1, 0f3F800000; mov.f32 %f2, %f1; mov.f32 %f3, %f1; mov.f32 %f4, %f1; mov.u64 %rd3, 0x4000004000010C00; mov.u64 %rd4, 0x4000004000010E00;"
+                          "setp.ne.b32 %p2, 1, 0; wgmma.fence.sync.aligned;"
+                          "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f1, %f2, %f3, %f4}, %rd3, %rd4, %p2, 1, 1, 0, 0; wgmma.commit_group.sync.aligned; ";
+    std::string result = "wgmma.wait_group.sync.aligned 0; add.f32 %f1, %f1, %f4; cvt.rzi.u32.f32 %r9, %f1; cvt.u64.u32 %rd9, %r9; st.global.u64 [%rd2], %rd9;";
+    std::string copied = "cp.async.ca.shared.global [%r4], [%rd1], 4; cp.async.wait_all; ", fenced = copied + "fence.proxy.async.shared::cta; ";
+    expect("wgmma", !run(ones + product + result, 128, 9216) && memory[0] == 34 && memory[127] == 34);
+    expect("operand overwritten", run(ones + product + "st.shared.u32 [dyn], %r1; " + result, 128, 9216) == LAUNCH_FAILED);
+    expect("copies without a fence", run(ones + copied + "bar.sync 0; " + product + result, 128, 9216) == LAUNCH_FAILED);
+    expect("copies with a fence", !run(ones + fenced + "bar.sync 0; " + product + result, 128, 9216));
     puts(failures ? "failed" : "ok");
     return failures != 0;
 }
