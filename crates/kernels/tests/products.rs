@@ -121,10 +121,20 @@ fn convolutions_in_half_precision() {
     );
 }
 
-/// Long sums at enough positions for the highest blocks.
+/// Long sums at enough positions for the highest blocks, and short ones at enough for more blocks than there are multiprocessors.
 #[test]
 fn large_convolutions_in_half_precision() {
     let same = Padding::same(1);
+    check!(
+        of,
+        conv2d(
+            of!([4, 60, 75, 40], 1),
+            of!([160, 40, 3, 3], 2),
+            None,
+            1,
+            same
+        )
+    );
     check!(
         of,
         conv2d(

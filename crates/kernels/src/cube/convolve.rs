@@ -75,12 +75,9 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let image = [rows / area, h, w];
     let of_weight = channels * kernel[0] * kernel[1] * weight_pitch;
     if warpgroups && warpgroup::takes(image, x_pitch, of_weight, out) {
-        let kernel = Warpgroups {
-            form,
-            dtype: x.dtype,
-            bias: bias.dtype,
-        };
-        let cubes = CubeCount::Static((rows.div_ceil(form.rows()) * across) as u32, 1, 1);
+        let cubes = rows.div_ceil(form.rows()) * across;
+        let kernel = Warpgroups::new(form, [x.dtype, bias.dtype], cubes, &client);
+        let cubes = CubeCount::Static(cubes as u32, 1, 1);
         let numbers = [
             rows,
             h,

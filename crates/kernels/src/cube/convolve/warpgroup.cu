@@ -2,7 +2,7 @@
 // which block computes what, is as in kernel.rs; warpgroup.rs writes the sizes in capital letters before it.
 //
 // Both operands lie in shared memory as wgmma reads them: rows of 64 values (128 bytes), whose eighths are exchanged by the
-// number of the row (swizzle of 128 bytes). They are asked for two turns ahead; a turn's products begin before those of the
+// number of the row (swizzle of 128 bytes). They are asked for some turns ahead; a turn's products begin before those of the
 // turn before have ended, so that the matrix units never wait for the barrier.
 typedef unsigned int u32;
 typedef unsigned long long u64;

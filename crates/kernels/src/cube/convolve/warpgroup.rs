@@ -1,6 +1,7 @@
 //! The kernel for groups of warps, see [`cuda`](super::super::cuda).
 
 use burn::tensor::DType;
+use burn_cubecl::{CubeRuntime, cubecl::client::ComputeClient};
 
 use super::{
     super::{
@@ -16,21 +17,37 @@ const ROW: usize = 128;
 /// What the kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Warpgroups {
-    pub(super) form: Form,
+    form: Form,
+    /// Parts of the operands in shared memory, each of 64 channels.
+    stages: usize,
     /// Of the operands and the results.
-    pub(super) dtype: DType,
-    pub(super) bias: DType,
+    dtype: DType,
+    bias: DType,
 }
 
 impl Warpgroups {
-    /// Parts of the operands in shared memory, each of 64 channels. Low cubes take half of a multiprocessor.
-    fn stages(&self) -> usize {
-        if self.tiles() > 1 { 4 } else { 3 }
-    }
-
-    /// Products of a warp group above each other, each of 64 positions.
-    fn tiles(&self) -> usize {
-        self.form.planes / 4
+    /// For so many cubes.
+    pub(super) fn new<R: CubeRuntime>(
+        form: Form,
+        [dtype, bias]: [DType; 2],
+        cubes: usize,
+        client: &ComputeClient<R>,
+    ) -> Self {
+        let processors = client.properties().hardware.num_streaming_multiprocessors;
+        let alone = processors.is_some_and(|processors| cubes <= processors as usize);
+        let stages = match (form.planes, alone) {
+            // A high cube fills a multiprocessor.
+            (8, _) => 4,
+            // One that has nobody beside it has to hide by itself how long its operands take.
+            (_, true) => 6,
+            (_, false) => 3,
+        };
+        Self {
+            form,
+            stages,
+            dtype,
+            bias,
+        }
     }
 }
 
@@ -45,7 +62,7 @@ impl InCuda for Warpgroups {
 
     /// The first bytes are skipped up to a multiple of 1024.
     fn shared_memory(&self) -> usize {
-        self.stages() * (self.form.rows() + self.form.columns()) * ROW + 1024
+        self.stages * (self.form.rows() + self.form.columns()) * ROW + 1024
     }
 
     fn source(&self) -> String {
@@ -53,9 +70,9 @@ impl InCuda for Warpgroups {
         [
             types(self.dtype, Some(self.bias)),
             define("NAME", Self::NAME),
-            define("TILES", self.tiles()),
+            define("TILES", form.planes / 4),
             define("COLUMNS", form.columns()),
-            define("STAGES", self.stages()),
+            define("STAGES", self.stages),
             define("GATED", form.gated),
             define("KERNEL_H", form.kernel[0]),
             define("KERNEL_W", form.kernel[1]),
