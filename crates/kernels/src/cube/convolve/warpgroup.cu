@@ -3,7 +3,8 @@
 //
 // Both operands lie in shared memory as wgmma reads them: rows of 64 values (128 bytes), whose eighths are exchanged by the
 // number of the row (swizzle of 128 bytes). They are asked for some turns ahead; a turn's products begin before those of the
-// turn before have ended, so that the matrix units never wait for the barrier.
+// turn before have ended, so that the matrix units never wait for the barrier. All taps of 64 channels follow each other, as they
+// read nearly the same rows of x: if CACHED, these come from the first cache.
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
@@ -17,9 +18,10 @@ static constexpr u32 X_LOADS = ROWS / LINES, WEIGHT_LOADS = COLUMNS / LINES, STA
 static constexpr u32 RESULTS = GATED ? COLUMNS / 2 : COLUMNS, PITCH = COLUMNS + 8;
 static constexpr bool PLAIN = KERNEL_H * KERNEL_W * STRIDE == 1 && PADDING_Y + PADDING_X == 0;
 
-// One vector on its way to shared memory; zeros unless it is inside.
-__device__ __forceinline__ void copy(u32 to, const void *from, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
+// One vector on its way to shared memory, by the first cache or around it; zeros unless it is inside.
+template <bool FIRST> __device__ __forceinline__ void copy(u32 to, const void *from, bool inside) {
+    if (FIRST) asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    else asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
@@ -88,16 +90,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES == 1 ? 2 : 1)
 #pragma unroll
         for (u32 i = 0; i < X_LOADS; i++) {
             bool inside = within && (PLAIN ? top[i] >= 0 : (u32)(top[i] + tap_y) < h && (u32)(left[i] + tap_x) < w);
-            copy(place + asked + i * LINES * ROW, (const uint4 *)x + (inside ? corner[i] + of_x : 0), inside);
+            copy<CACHED>(place + asked + i * LINES * ROW, (const uint4 *)x + (inside ? corner[i] + of_x : 0), inside);
         }
 #pragma unroll
         for (u32 i = 0; i < WEIGHT_LOADS; i++)
-            copy(place + asked + ROWS * ROW + i * LINES * ROW, (const uint4 *)weight + (within ? weights[i] + of_weight : 0), within);
-        channel += DEEP;
-        if (!PLAIN && channel >= channels) {
-            channel = 0;
-            if (++tap_x == KERNEL_W) tap_x = 0, tap_y++;
-        }
+            copy<false>(place + asked + ROWS * ROW + i * LINES * ROW, (const uint4 *)weight + (within ? weights[i] + of_weight : 0), within);
+        if (PLAIN || (++tap_x == KERNEL_W && (tap_x = 0, ++tap_y == KERNEL_H))) tap_y = 0, channel += DEEP;
         asked = asked + STAGE == STAGES * STAGE ? 0 : asked + STAGE;
     };
 

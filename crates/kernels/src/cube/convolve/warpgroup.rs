@@ -20,6 +20,8 @@ pub(super) struct Warpgroups {
     form: Form,
     /// Parts of the operands in shared memory, each of 64 channels.
     stages: usize,
+    /// Whether taps beside each other find the rows of `x` in the first cache.
+    cached: bool,
     /// Of the operands and the results.
     dtype: DType,
     bias: DType,
@@ -35,8 +37,10 @@ impl Warpgroups {
     ) -> Self {
         let processors = client.properties().hardware.num_streaming_multiprocessors;
         let alone = processors.is_some_and(|processors| cubes <= processors as usize);
+        let cached = form.planes == 8 && form.kernel[1] > 1;
         let stages = match (form.planes, alone) {
-            // A high cube fills a multiprocessor.
+            // Room for the rows of `x` in the first cache, which is what shared memory leaves.
+            (8, _) if cached => 3,
             (8, _) => 4,
             // One that has nobody beside it has to hide by itself how long its operands take.
             (_, true) => 6,
@@ -45,6 +49,7 @@ impl Warpgroups {
         Self {
             form,
             stages,
+            cached,
             dtype,
             bias,
         }
@@ -73,6 +78,7 @@ impl InCuda for Warpgroups {
             define("TILES", form.planes / 4),
             define("COLUMNS", form.columns()),
             define("STAGES", self.stages),
+            define("CACHED", self.cached),
             define("GATED", form.gated),
             define("KERNEL_H", form.kernel[0]),
             define("KERNEL_W", form.kernel[1]),
