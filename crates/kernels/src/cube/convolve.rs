@@ -55,6 +55,7 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let (weight, weight_pitch) = in_vectors(weight);
     let shape = x.meta.shape().clone();
     let (h, w, c) = (shape[1], shape[2], shape[3]);
+    let images = [shape[0], h, w];
     let of_weight = weight.meta.shape();
     let (channels, kernel) = (of_weight[0], [of_weight[1], of_weight[2]]);
     let out = if geglu { channels / 2 } else { channels };
@@ -63,8 +64,10 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let rows = shape[0] * area;
     let y = empty(&x, shape, x.dtype);
     let client = x.client.clone();
+    let vectors = channels * kernel[0] * kernel[1] * weight_pitch;
+    let warpgroups = warpgroups && warpgroup::takes(images, x_pitch, vectors, out);
     let form = Form::new(channels, kernel, stride, padding, geglu);
-    let form = form.for_device(&client, rows, c, out);
+    let form = form.for_device(&client, rows, c, out, warpgroups);
     let across = out.div_ceil(form.results());
     // Something that is not read stands for what is absent.
     let bias = bias.map(into_contiguous);
@@ -72,9 +75,7 @@ pub(super) fn conv2d<R: CubeRuntime>(
     let bias = bias.unwrap_or_else(|| x.clone());
     let adds = residual.is_some();
     let residual = residual.map_or_else(|| x.clone(), into_contiguous);
-    let image = [rows / area, h, w];
-    let of_weight = channels * kernel[0] * kernel[1] * weight_pitch;
-    if warpgroups && warpgroup::takes(image, x_pitch, of_weight, out) {
+    if warpgroups {
         let cubes = rows.div_ceil(form.rows()) * across;
         let kernel = Warpgroups::new(form, [x.dtype, bias.dtype], cubes, &client);
         let cubes = CubeCount::Static(cubes as u32, 1, 1);

@@ -21,6 +21,8 @@ pub(super) const X_LOADS: usize = PLANE_ROWS / 2 * DEEP / LANES;
 
 /// Turns of a sum that makes up for what begins and ends it.
 const LONG: usize = 64;
+/// The same where high cubes get rows of `x` from the first cache.
+const LONG_IF_CACHED: usize = 32;
 
 /// What the kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,13 +62,15 @@ impl Form {
     }
 
     /// With cubes twice as high, which read the weight half as often. There is only one of them on a multiprocessor, so that
-    /// nothing hides how it begins and ends: they are for long sums, and for enough positions for all multiprocessors.
+    /// nothing hides how it begins and ends: they are for long sums, and for enough positions for all multiprocessors. With
+    /// `warpgroups` they read taps beside each other from the first cache.
     pub(super) fn for_device<R: CubeRuntime>(
         self,
         client: &ComputeClient<R>,
         rows: usize,
         input: usize,
         out: usize,
+        warpgroups: bool,
     ) -> Self {
         let high = Self { planes: 8, ..self };
         let hardware = &client.properties().hardware;
@@ -75,7 +79,11 @@ impl Form {
             .num_streaming_multiprocessors
             .is_some_and(|processors| cubes >= processors as usize);
         let fits = high.shared_memory() <= hardware.max_shared_memory_size;
-        match enough && fits && high.turns(input) >= LONG {
+        let long = match warpgroups && self.kernel[1] > 1 {
+            true => LONG_IF_CACHED,
+            false => LONG,
+        };
+        match enough && fits && high.turns(input) >= long {
             true => high,
             false => self,
         }
