@@ -3,7 +3,7 @@
 # PTX is interpreted on the CPU. Right to the bit where PTX says what is right; says nothing about speed.
 #
 #     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tests/cuda-on-cpu/run.sh
-#     cargo test --release -p i2vgen-tests --features cuda --test backend -- --test-threads 1
+#     cargo test --release -p i2vgen-tests --features cuda --test suite -- --test-threads 1
 #
 # With CUDA_ON_CPU_DRY=1 nothing is computed, which takes models of any size: what does not compile, what does not fit and how
 # much is launched shows before a GPU is at hand. (I2VGEN_WARPGROUPS=1: kernels that first have to show that they are right are

@@ -96,6 +96,7 @@ fn estimate(settings: &Settings, quiet: bool) -> Result<(), Failure> {
         model,
         prompts,
         options,
+        refines: settings.refine.is_some(),
     };
     dispatch(&device, task)
 }
@@ -104,6 +105,7 @@ struct Estimation {
     model: Model,
     prompts: usize,
     options: GenerateOptions,
+    refines: bool,
 }
 
 impl Task for Estimation {
@@ -112,6 +114,9 @@ impl Task for Estimation {
         let resident = self.model.keep_resident;
         if let Some(estimate) = pipeline.estimate(self.prompts, resident, &self.options)? {
             println!("{estimate}");
+            if self.refines {
+                println!("the second stage (--refine) comes on top and is not estimated");
+            }
             let memory = device::memory(&self.model.device);
             for problem in misfits::<B>(&estimate, memory, device) {
                 println!("{problem}");

@@ -99,6 +99,11 @@ fn an_estimate_makes_nothing() {
     ok(&output);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("denoise") && said.contains("FLOP"), "{said}");
+    assert!(!said.contains("--refine"), "{said}");
+    let refined = estimate(&["--refine", "self"]);
+    ok(&refined);
+    let said = String::from_utf8_lossy(&refined.stdout).into_owned();
+    assert!(said.contains("--refine) comes on top"), "{said}");
     bad(&estimate(&["--height", "33"]), "--height");
     assert!(names(path).is_empty());
 }

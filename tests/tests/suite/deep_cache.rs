@@ -15,8 +15,8 @@ use safetensors::SafeTensors;
 type B = TestBackend;
 
 /// Made by diffusers for another test: what the parts before the UNet give.
-const REFERENCE: &[u8] = include_bytes!("../goldens/demo/reference.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/demo/input_64.png");
+const REFERENCE: &[u8] = include_bytes!("../../goldens/demo/reference.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/demo/input_64.png");
 const PROMPT: &str = "a red circle moves left";
 
 fn tensor<const D: usize>(name: &str) -> Tensor<B, D> {

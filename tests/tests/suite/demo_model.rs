@@ -14,8 +14,8 @@ use i2vgen_unet3d::I2VGenXLUNet;
 use i2vgen_vae::AutoencoderKL;
 use safetensors::SafeTensors;
 
-const REFERENCE: &[u8] = include_bytes!("../goldens/demo/reference.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/demo/input_64.png");
+const REFERENCE: &[u8] = include_bytes!("../../goldens/demo/reference.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/demo/input_64.png");
 const PROMPT: &str = "a red circle moves left";
 type B = TestBackend;
 

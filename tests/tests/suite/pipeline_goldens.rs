@@ -8,9 +8,9 @@ use i2vgen_tests::TestBackend;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const CASES: &str = include_str!("../goldens/pipeline/cases.json");
-const TENSORS: &[u8] = include_bytes!("../goldens/pipeline/cases.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/pipeline/input.png");
+const CASES: &str = include_str!("../../goldens/pipeline/cases.json");
+const TENSORS: &[u8] = include_bytes!("../../goldens/pipeline/cases.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/pipeline/input.png");
 
 fn options(case: &Value) -> GenerateOptions {
     let size = |name: &str| case[name].as_u64().expect(name) as usize;

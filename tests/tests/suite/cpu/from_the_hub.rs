@@ -79,7 +79,12 @@ impl Place {
         let output = self.folder.path().join("out.safetensors");
         let mut command = Command::new(env::current_exe().expect("a path"));
         isolate(&mut command, &self.server.endpoint(), self.folder.path())
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "cpu::from_the_hub::child",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .current_dir(self.folder.path())
             .env(OUTPUT, &output)
             .envs(variables.iter().copied());

@@ -14,9 +14,9 @@ use image::{RgbImage, imageops::flip_horizontal};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const CASES: &str = include_str!("../goldens/pipeline_batch/cases.json");
-const TENSORS: &[u8] = include_bytes!("../goldens/pipeline_batch/cases.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/pipeline/input.png");
+const CASES: &str = include_str!("../../goldens/pipeline_batch/cases.json");
+const TENSORS: &[u8] = include_bytes!("../../goldens/pipeline_batch/cases.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/pipeline/input.png");
 type Pipeline = I2VGenXLPipeline<TestBackend>;
 
 fn pipeline() -> Pipeline {

@@ -12,7 +12,7 @@ use i2vgen_kernels::takes_half_weights;
 use i2vgen_pipeline::{GenerateOptions, I2VGenXLPipeline, OutputType, decode_image};
 use i2vgen_unet3d::I2VGenXLUNet;
 
-const PICTURE: &[u8] = include_bytes!("../../crates/demo-model/examples/red_circle_256.png");
+const PICTURE: &[u8] = include_bytes!("../../../../crates/demo-model/examples/red_circle_256.png");
 
 /// The toy model with weights that f16 holds, in files of `dtype`.
 fn saved(dtype: DType) -> tempfile::TempDir {

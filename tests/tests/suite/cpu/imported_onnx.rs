@@ -8,13 +8,13 @@ use burn::{
 use safetensors::SafeTensors;
 
 #[allow(missing_docs, unreachable_pub)]
-#[path = "../../crates/pipeline/examples/preview_decoder/imported/preview.rs"]
+#[path = "../../../../crates/pipeline/examples/preview_decoder/imported/preview.rs"]
 mod preview;
 
 const WEIGHTS: &[u8] =
-    include_bytes!("../../crates/pipeline/examples/preview_decoder/imported/preview.bpk");
+    include_bytes!("../../../../crates/pipeline/examples/preview_decoder/imported/preview.bpk");
 const GOLDEN: &[u8] =
-    include_bytes!("../../crates/pipeline/examples/preview_decoder/golden.safetensors");
+    include_bytes!("../../../../crates/pipeline/examples/preview_decoder/golden.safetensors");
 
 fn golden(name: &str) -> (Vec<f32>, [usize; 4]) {
     let file = SafeTensors::deserialize(GOLDEN).expect("tensors");

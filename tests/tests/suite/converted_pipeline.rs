@@ -6,12 +6,12 @@ use std::{ops::ControlFlow, path::Path};
 use burn::tensor::DType;
 use i2vgen_checkpoint::Folder;
 use i2vgen_pipeline::{Compat, GenerateOptions, I2VGenXLPipeline, ImageLatents, decode_image};
-use i2vgen_tests::TestBackend;
+use i2vgen_tests::{TestBackend, distance};
 use i2vgen_weights_converter::{Conversion, Options, Trio};
 use safetensors::SafeTensors;
 
-const LATENTS: &[u8] = include_bytes!("../goldens/converted/latents.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/pipeline/input.png");
+const LATENTS: &[u8] = include_bytes!("../../goldens/converted/latents.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/pipeline/input.png");
 
 fn latents(fold: bool, compat: Compat) -> Vec<f32> {
     let originals =
@@ -52,15 +52,6 @@ fn latents(fold: bool, compat: Compat) -> Vec<f32> {
     let image = decode_image(IMAGE, "input.png").expect("decodes");
     let result = pipeline.run(&image, "a cat", &options, |_| ControlFlow::Continue(()));
     result.expect("runs").latents.values
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    off.fold(
-        0.0,
-        |max: f32, x| if x.is_nan() { f32::MAX } else { max.max(x) },
-    )
 }
 
 #[test]

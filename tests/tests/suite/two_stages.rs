@@ -11,8 +11,8 @@ use i2vgen_pipeline::{
 use i2vgen_tests::TestBackend;
 use safetensors::SafeTensors;
 
-const GOLDENS: &[u8] = include_bytes!("../goldens/two_stages/latents.safetensors");
-const IMAGE: &[u8] = include_bytes!("../goldens/demo/input_64.png");
+const GOLDENS: &[u8] = include_bytes!("../../goldens/two_stages/latents.safetensors");
+const IMAGE: &[u8] = include_bytes!("../../goldens/demo/input_64.png");
 const PROMPT: &str = "a red circle moves left";
 
 fn golden(name: &str) -> Latents {
