@@ -171,10 +171,14 @@ struct End { size_t x, y; unsigned type; void *host; Pointer device; void *array
 struct Copy { End from, to; size_t bytes, rows; };
 Result cuMemcpy2DAsync_v2(const Copy *copy, void *stream) {
     if (copy->to.type == 1) tell_copy(copy->bytes * copy->rows);
-    if (broken || !running) return broken;
-    std::lock_guard<std::mutex> hold(mutex);
     auto start = [](const End &e) { return (e.type == 1 ? (u8 *)e.host : (u8 *)e.device) + e.y * e.pitch + e.x; };
     u8 *from = start(copy->from), *to = start(copy->to);
+    if (broken || !running) {
+        if (copy->to.type == 1)
+            for (size_t row = 0; row < copy->rows; row++) memset(to + row * copy->to.pitch, 0, copy->bytes);
+        return broken;
+    }
+    std::lock_guard<std::mutex> hold(mutex);
     for (size_t row = 0; row < copy->rows; row++, from += copy->from.pitch, to += copy->to.pitch) {
         if ((copy->from.type != 1 && !allocated((Pointer)from, copy->bytes)) || (copy->to.type != 1 && !allocated((Pointer)to, copy->bytes)))
             return INVALID_VALUE;
